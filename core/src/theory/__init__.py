@@ -1,0 +1,69 @@
+"""Run versioned processors anywhere, and believe the records.
+
+    from theory import Runner
+
+    envelope = Runner().run("text/wordcount@1", {"text": "to be or not to be"}, adapter="process")
+
+Names are imported on first use, so ``import theory`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from theory import errors as errors
+    from theory.canon import canonical
+    from theory.canon import cid_of as cid_of
+    from theory.hookspecs import hookimpl as hookimpl
+    from theory.mime import mime_of as mime_of
+    from theory.run import Runner as Runner
+    from theory.types import AdapterInfo as AdapterInfo
+    from theory.types import Artifact as Artifact
+    from theory.types import Capability as Capability
+    from theory.types import Channel as Channel
+    from theory.types import Envelope as Envelope
+    from theory.types import Failure as Failure
+    from theory.types import Finding as Finding
+    from theory.types import Image as Image
+    from theory.types import Job as Job
+    from theory.types import Json as Json
+    from theory.types import JsonObject as JsonObject
+    from theory.types import Outcome as Outcome
+    from theory.types import Processor as Processor
+    from theory.types import Ref as Ref
+    from theory.types import Secrets as Secrets
+    from theory.types import Staged as Staged
+    from theory.types import Store as Store
+    from theory.types import Success as Success
+    from theory.types import Workspace as Workspace
+
+    canonical_json = canonical
+
+_HOME_OF = {
+    "Runner": "theory.run:Runner",
+    "canonical_json": "theory.canon:canonical",
+    "cid_of": "theory.canon:cid_of",
+    "hookimpl": "theory.hookspecs:hookimpl",
+}
+_TYPES = (
+    "AdapterInfo Artifact Capability Channel Envelope Failure Finding Image Job Json JsonObject Outcome Processor Ref "
+    "Secrets Staged Store Success Workspace"
+).split()
+
+__all__ = [*_HOME_OF, *_TYPES, "errors"]  # noqa: PLE0604 - every member is text
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module  # noqa: PLC0415 - only where a name is asked for
+
+    if name in _TYPES or name in _HOME_OF:
+        module, _, attribute = _HOME_OF.get(name, f"theory.types:{name}").partition(":")
+        value: object = getattr(import_module(module), attribute)
+    elif name == "errors":
+        value = import_module("theory.errors")
+    else:
+        raise AttributeError(f"module 'theory' has no attribute {name!r}")
+    globals()[name] = value
+    return value

@@ -1,0 +1,98 @@
+"""Room 3: may this run at all? The last room that costs nothing.
+
+The adapter must offer what the entry needs, options and secrets must be there, and the write prefix must keep its rules.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from theory import paths
+from theory.canon import MAX_INTEGER
+from theory.errors import BadAdapterOptions, MissingSecret, Unsupported
+from theory.options import options_of
+from theory.types import Secrets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from theory.types import AdapterInfo, Capability, Image, JsonObject, Processor
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What a run is allowed."""
+
+    prefix: str
+    options: object  # an instance of the adapter's options class
+    secrets: Secrets
+    image: Image
+
+
+def admit(
+    processor: Processor,
+    adapter: str,
+    info: AdapterInfo,
+    identify: Callable[[Processor, object], Image],
+    *,
+    options: JsonObject,
+    prefix: str,
+    execution_id: str,
+    environ: Mapping[str, str] = os.environ,
+) -> Admission:
+    """Admit a run.
+
+    Raises:
+        BadWritePrefix, BadAdapterOptions, Unsupported, MissingSecret: What is wrong with the request.
+    """
+    prefix = paths.check_write_prefix(prefix, execution_id)
+    chosen = options_of(adapter, info.options, options)
+    for needed in _needs(processor):
+        if needed not in info.offers:
+            raise Unsupported(
+                f"{processor.ref} needs {needed}, which the adapter {adapter} does not offer",
+                hint="theory adapters ls shows what each one offers",
+            )
+    secrets = Secrets() if info.pretends else _secrets(processor, environ)
+    if secrets:
+        _deliverable(processor, adapter, info)
+    return Admission(prefix, chosen, secrets, identify(processor, chosen))
+
+
+def _needs(processor: Processor) -> list[Capability]:
+    needs: list[Capability] = []
+    if processor.command is None:
+        needs.append("image")
+    if processor.runtime.network:
+        needs.append("network")
+    if processor.runtime.gpu is not None:
+        needs.append("gpu")
+    return needs
+
+
+def _secrets(processor: Processor, environ: Mapping[str, str]) -> Secrets:
+    needs = processor.secrets
+    missing = [name for name in needs.required if not environ.get(name)]
+    if missing:
+        raise MissingSecret(
+            f"{processor.ref} needs the secret{'s' if len(missing) > 1 else ''} {', '.join(missing)}",
+            hint=f"export {missing[0]}=…, or --adapter mock to try without",
+        )
+    return Secrets({name: environ[name] for name in (*needs.required, *needs.optional) if environ.get(name)})
+
+
+def _deliverable(processor: Processor, adapter: str, info: AdapterInfo) -> None:
+    ways = {"file": "secrets_file", "env": "secrets_env"}
+    wanted = [ways[processor.secrets.deliver]] if processor.secrets.deliver else list(ways.values())
+    if not info.offers.intersection(wanted):
+        raise Unsupported(f"the adapter {adapter} cannot deliver secrets the way {processor.ref} asks for")
+
+
+def pretended_cost(options: object) -> int:
+    """What a pretending adapter's own ``cost_micro_usd`` option says, in micro-USD; 0 where it has none."""
+    cost = getattr(options, "cost_micro_usd", 0)
+    if not isinstance(cost, int) or not 0 <= cost <= MAX_INTEGER:
+        raise BadAdapterOptions("the option cost_micro_usd is not between 0 and 2^53-1")
+    return cost

@@ -1,0 +1,144 @@
+"""Room 4: attachments and artifact references become blobs in the store and files in the workspace."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from theory import blobs, paths
+from theory.errors import ArtifactNotFound, AttachmentNotFound, BadInputs
+from theory.inputs import Attachment, Inputs, Reference
+from theory.mime import mime_of
+from theory.pipes import Pipe
+from theory.types import Artifact, Staged
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from theory.types import JsonObject, Store
+
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+def materialize(
+    inputs: Inputs,
+    store: Store,
+    *,
+    fetch: Callable[[str, Path], Path | None],
+    lookup: Callable[[str], Artifact | None],
+    cancelled: Callable[[], bool],
+) -> tuple[JsonObject, tuple[Artifact, ...]]:
+    """The inputs as the processor will see them, and their files, which are durable in the store.
+
+    Args:
+        inputs: What was checked.
+        store: Where the bytes go, hashed in the one pass that reads them.
+        fetch: Brings the bytes of a URI into a file; None when nobody knows its scheme.
+        lookup: The artifact that a world path names.
+        cancelled: Asked while large files stream.
+
+    Raises:
+        AttachmentNotFound, ArtifactNotFound, BadInputs: Which one, and where.
+        StoreFailed: The store takes no more.
+    """
+    found: dict[Attachment | Reference, Artifact] = {}
+    staged: list[Staged] = []
+    try:
+        for attachment in inputs.attachments:
+            blob = _staged(attachment, store, fetch, cancelled)
+            staged.append(blob)
+            found[attachment] = _artifact(blob.cid, attachment.basename, blob.size_bytes)
+        store.put(staged)
+    finally:
+        for blob in staged:
+            blob.path.unlink(missing_ok=True)
+    for reference in inputs.references:
+        found[reference] = _referred(reference, store, lookup)
+    return inputs.with_artifacts(found), tuple(sorted(set(found.values())))
+
+
+def lay_out(artifacts: tuple[Artifact, ...], store: Store, root: Path) -> None:
+    """Put each input file at its world path below the workspace, read-only, its content verified.
+
+    Raises:
+        Damaged: The store's copy is not what its cid says.
+    """
+    for artifact in artifacts:
+        target = root / artifact.path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        blobs.clone(store, artifact.cid, target, mode=0o444)
+
+
+def _artifact(cid: str, basename: str, size_bytes: int) -> Artifact:
+    return Artifact(f"{paths.INPUTS}{cid}/{basename}", cid, size_bytes, mime_of(basename))
+
+
+def _staged(
+    attachment: Attachment, store: Store, fetch: Callable[[str, Path], Path | None], cancelled: Callable[[], bool]
+) -> Staged:
+    if attachment.source == "-":
+        return _from_descriptor(0, "standard input", store, cancelled)
+    if _URI.match(attachment.source):
+        dest = store.staging / f"fetched-{os.urandom(16).hex()}"
+        try:
+            file = fetch(attachment.source, dest)
+            if file is None:
+                raise AttachmentNotFound(
+                    f"no plugin fetches {paths.printable(attachment.source)}",
+                    hint="download it first, or install a fetcher for this scheme",
+                )
+            return _from_file(file, attachment.source, store, cancelled)
+        finally:
+            dest.unlink(missing_ok=True)
+    return _from_file(Path(attachment.source), attachment.source, store, cancelled)
+
+
+def _from_file(file: Path, source: str, store: Store, cancelled: Callable[[], bool]) -> Staged:
+    shown = paths.printable(source)
+    try:
+        # Without O_NONBLOCK, opening a named pipe that nobody writes to would hang and could not be cancelled.
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise AttachmentNotFound(f"Attachment file not found: {shown}", hint="check the path") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise AttachmentNotFound(f"Attachment file {shown} cannot be read: {reason}", hint="check the file") from None
+    try:
+        return _from_descriptor(descriptor, shown, store, cancelled)
+    finally:
+        os.close(descriptor)
+
+
+def _from_descriptor(descriptor: int, shown: str, store: Store, cancelled: Callable[[], bool]) -> Staged:
+    try:
+        kind = os.fstat(descriptor).st_mode
+        if stat.S_ISREG(kind):
+            return blobs.stage(store, descriptor, cancelled=cancelled)
+        if stat.S_ISDIR(kind):
+            raise AttachmentNotFound(f"Attachment {shown} is a directory", hint="attach a file, or an archive of it")
+        if stat.S_ISBLK(kind) or (stat.S_ISCHR(kind) and not os.isatty(descriptor)):
+            raise AttachmentNotFound(f"Attachment {shown} is a device", hint="attach a regular file or a pipe")
+        with io.BufferedReader(Pipe(descriptor, cancelled)) as stream:
+            return blobs.stage(store, stream, cancelled=cancelled)
+    except OSError as error:
+        raise AttachmentNotFound(
+            f"Attachment file {shown} cannot be read: {error.strerror or error}", hint="check the file"
+        ) from None
+
+
+def _referred(reference: Reference, store: Store, lookup: Callable[[str], Artifact | None]) -> Artifact:
+    shown = paths.printable(reference.path)
+    artifact = lookup(reference.path)
+    if artifact is None:
+        raise ArtifactNotFound(f"no artifact is called {shown}", hint="theory ls shows what there is")
+    if reference.cid not in (None, artifact.cid):
+        raise BadInputs(
+            f"the artifact {shown} is {artifact.cid}, not {reference.cid}", hint="leave cid out to take what it is now"
+        )
+    if artifact.cid not in store.has([artifact.cid]):
+        raise ArtifactNotFound(f"the bytes of {shown} are gone from the store", hint="run again what made them")
+    return _artifact(artifact.cid, reference.path.rpartition("/")[2], artifact.size_bytes)

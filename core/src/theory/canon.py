@@ -1,0 +1,217 @@
+"""One spelling and one hash: strict JSON in, canonical JSON out, and every content address.
+
+A cid is computed here and nowhere else. BLAKE3 is mandatory; there is no fallback.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, cast
+
+from blake3 import blake3
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import IO
+
+    from theory.types import Json, JsonObject
+
+MAX_JSON_BYTES = 16 * 1024 * 1024
+MAX_JSON_DEPTH = 64
+MAX_INTEGER = 2**53 - 1  # RFC 8785, 3.2.2.3: beyond this, two integers may have one spelling
+
+ZERO_CID = "b3:" + "0" * 64  # stands in for an artifact that is not hashed yet
+CID = re.compile(r"b3:[0-9a-f]{64}")
+
+_MEMO_CONTEXT = "theory memo v1"
+_TREE_CONTEXT = "theory tree v1"
+_LEDGER_CONTEXT = "theory ledger v1"
+_READ_BYTES = 1024 * 1024
+
+
+class BadJson(ValueError):
+    """Text that is not the JSON we take; the message says what and where."""
+
+    def __init__(self, message: str, pointer: str = "") -> None:
+        super().__init__(message)
+        self.pointer = pointer
+
+
+# ---------------------------------------------------------------- JSON
+
+
+def parse_json(data: bytes | str, *, exact: bool = True) -> Json:
+    """Read strict JSON: UTF-8, no NaN, no duplicate keys, no lone surrogates, depth 64, 16 MiB.
+
+    Args:
+        data: The text.
+        exact: Refuse integers beyond 2^53-1, which have no canonical form; only what is never hashed may have them.
+
+    Raises:
+        BadJson: With line and column, or the JSON pointer of the fault.
+    """
+    if len(data) > MAX_JSON_BYTES:
+        raise BadJson(f"{len(data):,} bytes or more of JSON, which is over the limit of {MAX_JSON_BYTES:,}")
+    text = _decode(data) if isinstance(data, bytes) else data
+    try:
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer)
+    except json.JSONDecodeError as error:
+        raise BadJson(f"{_lowered(error.msg)} at line {error.lineno}, column {error.colno}") from None
+    except RecursionError:
+        raise BadJson(f"nested deeper than {MAX_JSON_DEPTH} levels") from None
+    check_json(value, exact=exact)
+    return cast("Json", value)
+
+
+def check_json(value: object, *, exact: bool = True) -> None:
+    """Refuse what no JSON document of ours may hold, with its JSON pointer.
+
+    Raises:
+        BadJson: A type that is not JSON's, NaN, an infinite number, an integer beyond 2^53-1, a lone
+            surrogate, or more than 64 levels.
+    """
+    todo: list[tuple[object, str, int]] = [(value, "", 1)]
+    while todo:
+        item, pointer, depth = todo.pop()
+        if isinstance(item, str):
+            _check_text(item, pointer)
+        elif item is None or isinstance(item, bool):
+            continue
+        elif isinstance(item, int):
+            if exact and abs(item) > MAX_INTEGER:
+                raise BadJson("an integer beyond 2^53-1 has no exact JSON; send it as a string", pointer)
+        elif isinstance(item, float):
+            if item != item or item in (float("inf"), float("-inf")):  # noqa: PLR0124 - NaN differs from itself
+                raise BadJson("a number that JSON cannot hold", pointer)
+        elif isinstance(item, (dict, list)):
+            if depth > MAX_JSON_DEPTH:
+                raise BadJson(f"nested deeper than {MAX_JSON_DEPTH} levels", pointer)
+            for key, child in item.items() if isinstance(item, dict) else enumerate(item):
+                if isinstance(item, dict) and not isinstance(key, str):
+                    raise BadJson(f"a key of type {type(key).__name__}, which is not text", pointer)
+                step = f"{pointer}/{escape_pointer(str(key))}"
+                if isinstance(key, str):
+                    _check_text(key, step)
+                todo.append((child, step, depth + 1))
+        else:
+            raise BadJson(f"a value of type {type(item).__name__}, which is not JSON", pointer)
+
+
+def escape_pointer(key: str) -> str:
+    """One step of a JSON pointer (RFC 6901)."""
+    return key.replace("~", "~0").replace("/", "~1")
+
+
+def canonical(value: object) -> bytes:
+    """The one spelling of a JSON value (RFC 8785); the value has passed ``check_json``.
+
+    >>> canonical({"b": 1.0, "a": "é"})
+    b'{"a":"\\xc3\\xa9","b":1}'
+    """
+    import rfc8785  # noqa: PLC0415 - some commands spell nothing
+
+    return rfc8785.dumps(cast("Any", value))
+
+
+def compact(value: object) -> str:
+    """A JSON document on one line, for people and programs, its keys in the order of the value."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _decode(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadJson(f"byte {error.start} is not UTF-8") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise BadJson(f"the key {twice[:100]!r} stands twice in one object")
+    return value
+
+
+def _constant(name: str) -> None:
+    raise BadJson(f"{name} is not JSON")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 300:  # noqa: PLR2004 - no double is longer, and int() takes quadratic time
+        raise BadJson(f"the integer {digits[:20]}… has {len(digits):,} digits; send it as a string")
+    return int(digits)
+
+
+def _check_text(text: str, pointer: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise BadJson("a lone surrogate, which is no character", pointer) from None
+
+
+def _lowered(message: str) -> str:
+    return message[:1].lower() + message[1:]
+
+
+# ---------------------------------------------------------------- content addresses
+
+
+class Hasher:
+    """Names bytes as they stream by."""
+
+    __slots__ = ("_state", "size_bytes")
+
+    def __init__(self) -> None:
+        self._state = blake3()
+        self.size_bytes = 0
+
+    def update(self, data: bytes | memoryview) -> None:
+        """Take the next bytes."""
+        self._state.update(data)
+        self.size_bytes += len(data)
+
+    @property
+    def cid(self) -> str:
+        """The cid of the bytes so far."""
+        return "b3:" + self._state.hexdigest()
+
+
+def cid_of(data: bytes) -> str:
+    """The cid of these bytes: ``b3:`` and the BLAKE3-256 digest in hex.
+
+    >>> cid_of(b"")
+    'b3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262'
+    """
+    return "b3:" + blake3(data).hexdigest()
+
+
+def cid_of_stream(stream: IO[bytes], write: Callable[[bytes], object] | None = None) -> tuple[str, int]:
+    """The cid and size in bytes of all that a stream still holds, passed on to ``write`` on the way."""
+    hasher = Hasher()
+    while block := stream.read(_READ_BYTES):
+        hasher.update(block)
+        if write is not None:
+            write(block)
+    return hasher.cid, hasher.size_bytes
+
+
+def tree_cid(files: Iterable[tuple[str, str, bool]]) -> str:
+    """The address of a folder: of ``(relative path, cid, executable)`` for each of its files, in any order."""
+    return _derived(_TREE_CONTEXT, sorted([path, cid, executable] for path, cid, executable in files))
+
+
+def memo_key(preimage: JsonObject) -> str:
+    """The content address of a piece of work (docs/reference/formats.md)."""
+    return _derived(_MEMO_CONTEXT, preimage)
+
+
+def event_hash(columns: JsonObject) -> str:
+    """The hash of one ledger event: of all its columns but the hash, the previous event's hash among them."""
+    return _derived(_LEDGER_CONTEXT, columns)
+
+
+def _derived(context: str, value: object) -> str:
+    return "b3:" + blake3(canonical(value), derive_key_context=context).hexdigest()

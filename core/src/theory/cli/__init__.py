@@ -1,0 +1,142 @@
+"""The command line: a group whose commands are imported when they are called.
+
+``stdout`` carries the answer and nothing else; notes, logs and errors go to ``stderr``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from theory import __version__, discovery
+from theory.cli.show import fail, say
+from theory.errors import Interrupted, TheoryError, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from theory.cancel import Cancellation
+
+# name: (module, short help); "theory --help" imports none of them, and a test compares the texts
+COMMANDS = {
+    "run": ("theory.cli.run", "Run a processor and print its envelope."),
+    "ls": ("theory.cli.artifacts", "List executions, or the artifacts below a world path."),
+    "show": ("theory.cli.artifacts", "Print all that is recorded of an execution."),
+    "cat": ("theory.cli.artifacts", "Write the bytes of an artifact to standard output."),
+    "get": ("theory.cli.artifacts", "Copy artifacts to files."),
+    "plan": ("theory.cli.plan", "Budgets: create, limit and look at plans."),
+    "registry": ("theory.cli.registry", "Look at registries and check their entries."),
+    "adapters": ("theory.cli.plugins", "List adapters and show what they can do."),
+    "plugins": ("theory.cli.plugins", "List every plugin, the broken ones with the reason."),
+    "doctor": ("theory.cli.plugins", "Look at the surroundings and say what is wrong."),
+    "config": ("theory.cli.config", "Show each setting and where it came from."),
+    "schema": ("theory.cli.config", "Print the JSON Schema of a document."),
+}
+
+
+class Commands(click.Group):
+    """The commands of core and those that plugins bring (entry points of ``theory.commands``)."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Core's commands in reading order, then the plugins'."""
+        return [*COMMANDS, *(name for name in _brought() if name not in COMMANDS)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        from importlib import import_module  # noqa: PLC0415 - "theory --help" imports none
+
+        if cmd_name in COMMANDS:
+            command = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name)
+        elif cmd_name in _brought():
+            from theory.plugins import COMMANDS as GROUP  # noqa: PLC0415 - only for a command of a plugin
+            from theory.plugins import Plugins  # noqa: PLC0415 - as above
+
+            command = Plugins.installed().load(GROUP, cmd_name)
+        else:
+            return None
+        return command if isinstance(command, click.Command) else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, with near matches for a name that is wrong."""
+        if args and not args[0].startswith("-") and args[0] not in (names := self.list_commands(ctx)):
+            from difflib import get_close_matches  # noqa: PLC0415 - only for a name that is wrong
+
+            near = get_close_matches(args[0], names, n=1)
+            hint = f"did you mean theory {near[0]}?" if near else "theory --help lists the commands"
+            raise Usage(f"no command {args[0]!r}", hint=hint)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in COMMANDS])
+        if brought := {name: owner for name, owner in _brought().items() if name not in COMMANDS}:
+            with formatter.section("Commands of plugins"):
+                formatter.write_dl([(name, f"From {owner}.") for name, owner in brought.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - whatever the command returns
+        """Only ``run`` has something to settle when it is interrupted; the others just end."""
+        if ctx._protected_args[:1] != ["run"]:  # noqa: SLF001 - the name of the command that comes next
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        return super().invoke(ctx)
+
+
+@click.command(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Documentation: docs/README.md",
+)
+@click.version_option(__version__, prog_name="theory")
+def theory() -> None:
+    """Run versioned processors anywhere, and believe the records.
+
+    A processor is named by its ref, namespace/name@version. Every run answers with one envelope; its outputs are
+    content-addressed, it leaves a receipt, and its plan's ledger says what it cost.
+    """
+
+
+def run_command_line(arguments: Sequence[str], cancellation: Cancellation) -> int:
+    """Run one command line; its exit status.
+
+    Args:
+        arguments: Without the program's name.
+        cancellation: What a signal sets.
+    """
+    as_json = "--json" in arguments and "run" in arguments
+    debug = "--debug" in arguments
+    try:
+        answer = theory.main(list(arguments), prog_name="theory", standalone_mode=False, obj=cancellation)
+    except click.exceptions.NoArgsIsHelpError as error:
+        say(error.format_message())
+        return Usage.exit_code
+    except click.ClickException as error:
+        hint = error.ctx.command_path + " --help" if isinstance(error, click.UsageError) and error.ctx else ""
+        return fail(Usage(_lowered(error.format_message()), hint=hint), as_json=as_json, debug=debug)
+    except TheoryError as error:
+        return fail(error, as_json=as_json, debug=debug)
+    except (KeyboardInterrupt, click.Abort):
+        return fail(Interrupted("interrupted"), as_json=as_json, debug=debug)
+    except BrokenPipeError:
+        # Who reads our output has gone. Whatever ran is closed; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    return answer if isinstance(answer, int) else 0
+
+
+def _brought() -> dict[str, str]:
+    from theory.plugins import published  # noqa: PLC0415 - not for a command that core knows
+
+    ours = frozenset(name for names in published().values() for name in names.values())
+    found = discovery.allowed(discovery.installed(), os.environ, ours)
+    return {point.name: point.distribution for point in found if point.group == "theory.commands"}
+
+
+def _lowered(message: str) -> str:
+    return message[:1].lower() + message[1:].removesuffix(".")

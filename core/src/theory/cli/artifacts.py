@@ -1,0 +1,138 @@
+"""``theory ls``, ``show``, ``cat`` and ``get``: what was made, by whom, and its bytes."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from theory import blobs, paths
+from theory.canon import CID
+from theory.cli.show import answer, table
+from theory.errors import ArtifactNotFound, Usage
+from theory.mime import DEFAULT
+from theory.money import usd
+from theory.run import Runner
+from theory.types import Artifact
+
+if TYPE_CHECKING:
+    from theory.execution import Record
+
+
+@click.command()
+@click.argument("prefix", required=False)
+@click.option("--plan", metavar="KEY", help="Only executions of this plan.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many executions.")
+def ls(prefix: str | None, plan: str | None, limit: int) -> None:
+    """List executions, or the artifacts below a world path.
+
+    Without PREFIX: the executions that closed last, the newest first (when, id, ref, adapter, status, cost). With it: size,
+    cid and path of every artifact whose path begins so.
+    """
+    with Runner() as runner:
+        if prefix is None:
+            records = runner.ledger.executions(limit=limit, plan=plan)
+            table(map(_row, records), ("when", "execution", "ref", "adapter", "status", "cost"))
+            return
+        found = runner.ledger.names(prefix)
+        table(((str(a.size_bytes), a.cid, a.path) for a in found), ("bytes", "cid", "path"))
+
+
+@click.command()
+@click.argument("execution_id", metavar="ID")
+def show(execution_id: str) -> None:
+    """Print all that is recorded of an execution.
+
+    One JSON document: the execution's record with the cids of everything that a replay needs, and its envelope.
+    """
+    from theory import wire  # noqa: PLC0415 - not for its neighbours
+
+    with Runner() as runner:
+        record = runner.ledger.execution(execution_id)
+        envelope = runner.stored_envelope(execution_id)
+        if record is None or envelope is None:
+            raise ArtifactNotFound(
+                f"no execution is called {paths.printable(execution_id)}", hint="theory ls shows those that there are"
+            )
+        document = {
+            "execution_id": record.execution_id,
+            "ref": record.ref,
+            "adapter": record.adapter,
+            "plan": record.plan,
+            "kind": record.kind,
+            "started_at": _moment(record.started_at),
+            "closed_at": _moment(record.closed_at),
+            "cost_micro_usd": record.actual_micro_usd,
+            "cost_estimated": record.estimated,
+            "memo_key": record.memo_key,
+            "source_execution_id": record.source_execution_id,
+            "blobs": dict(record.blobs),
+            "envelope": wire.envelope_document(envelope),
+        }
+    answer(document, as_json=False)
+
+
+@click.command()
+@click.argument("path")
+def cat(path: str) -> None:
+    """Write the bytes of an artifact to standard output.
+
+    PATH is a world path, or a cid. The content is compared with its cid as it is read: damage ends the command with exit
+    status 3.
+    """
+    with Runner() as runner:
+        blobs.copy_verified(runner.store, _found(runner, path).cid, sys.stdout.buffer)
+    sys.stdout.buffer.flush()
+
+
+@click.command()
+@click.argument("artifacts", metavar="PATH...", nargs=-1, required=True)
+@click.option("--to", "folder", metavar="DIR", default=".", show_default=True, help="Folder for the files.")
+def get(artifacts: tuple[str, ...], folder: str) -> None:
+    """Copy artifacts to files.
+
+    PATH is a world path, or a cid; the file is called as the last part of it. A file that is there is replaced.
+    """
+    from theory import save  # noqa: PLC0415 - not for its neighbours
+
+    names: dict[str, str] = {}
+    for path in artifacts:
+        name = path.rpartition("/")[2]
+        if names.setdefault(name, path) != path:
+            raise Usage(f"{names[name]} and {path} would both become {name}", hint="copy them to two folders: --to DIR")
+    if not Path(folder).is_dir():
+        raise Usage(f"--to {folder} is not a folder", hint=f"mkdir -p {folder}")
+    with Runner() as runner:
+        found = [(_found(runner, path), Path(folder, name)) for name, path in names.items()]
+        for artifact, file in found:
+            save.save_one(runner.store, artifact, file)
+
+
+def _found(runner: Runner, path: str) -> Artifact:
+    if CID.fullmatch(path):
+        return Artifact(path, path, 0, DEFAULT)
+    artifact = runner.ledger.name(path)
+    if artifact is None:
+        folder = path.rpartition("/")[0] + "/"
+        raise ArtifactNotFound(
+            f"no artifact is called {paths.printable(path)}", hint=f"theory ls {paths.printable(folder)}"
+        )
+    return artifact
+
+
+def _row(record: Record) -> tuple[str, ...]:
+    return (
+        _moment(record.closed_at),
+        record.execution_id,
+        record.ref,
+        record.adapter,
+        record.kind.removeprefix("execution."),
+        usd(record.actual_micro_usd),
+    )
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,192 @@
+"""``theory run``."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from theory import config
+from theory.canon import MAX_JSON_BYTES, BadJson, parse_json
+from theory.cli.show import Events, answer_envelope, fail
+from theory.errors import BadAdapterOptions, BadInputs, SaveFailed, TheoryError, Usage
+from theory.money import micro_usd
+from theory.pipes import Pipe
+from theory.run import Runner
+from theory.types import Success
+
+if TYPE_CHECKING:
+    from theory.cancel import Cancellation
+    from theory.types import JsonObject, MemoPolicy
+
+
+@click.command(short_help="Run a processor and print its envelope.")
+@click.argument("ref_argument", metavar="[REF]", required=False)
+@click.option("--ref", help="Processor reference, such as llm/litellm@1.")
+@click.option("--adapter", metavar="NAME", help="Where to run.  [default: local, or the configured one]")
+@click.option("--plan", metavar="KEY", help="Plan to charge.  [default: default]")
+@click.option(
+    "--write-prefix",
+    metavar="PATH/",
+    help="World path below which the outputs are named; {execution_id} is put in.  [default: /artifacts/outputs/]",
+)
+@click.option("--inputs-json", metavar="JSON", default="{}", help="Inputs; @FILE reads a file, - standard input.")
+@click.option("--adapter-opts-json", metavar="JSON", default="{}", help="Options of the adapter as a JSON object.")
+@click.option("-o", "options", metavar="KEY=VALUE", multiple=True, help="One option of the adapter; repeatable.")
+@click.option(
+    "--attach",
+    "attachments",
+    metavar="NAME=PATH",
+    multiple=True,
+    help='A file that {"$attach": "NAME"} in the inputs stands for; - is standard input; repeatable.',
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON, errors included.")
+@click.option("--save-dir", metavar="DIR", help="Save all outputs below this folder, by their world paths.")
+@click.option("--save-first", metavar="FILE", help="Save the first output to this file.")
+@click.option("--stream", is_flag=True, help="Show tokens as they come; with --json every event, a line each.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed for the processor, 0 to 2^53-1.")
+@click.option("--timeout", type=float, metavar="SECONDS", help="Time for the command.  [default: the entry's]")
+@click.option("--memo/--no-memo", default=None, help="Use or skip remembered results.  [default: by determinism]")
+@click.option("--refresh", is_flag=True, help="Run, and replace the remembered result.")
+@click.option("--reserve-usd", metavar="USD", help="Hold this much of the plan.  [default: the entry's]")
+@click.option("--execution-id", metavar="ID", help="Try an execution again, or get its envelope if it is closed.")
+@click.option("--store", metavar="URL", help="Where blobs are kept.  [default: below THEORY_HOME]")
+@click.option("--registry", "registries", metavar="DIR", multiple=True, help="A registry to ask first; repeatable.")
+@click.option("--build", is_flag=True, help="Build the image again (adapters that build).")
+@click.option("--quiet", is_flag=True, help="No logs and no progress on stderr.")
+@click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
+@click.pass_obj
+def run(cancellation: Cancellation, /, **given: Any) -> int:  # noqa: ANN401 - as the options above say
+    """Run a processor and print its envelope.
+
+    REF (or --ref REF) names the processor, such as text/wordcount@1. Nothing but the envelope goes to standard output; logs
+    and notes go to standard error.
+    """
+    as_json, debug = given["as_json"], given["debug"]
+    events = Events(stream=given["stream"], as_json=as_json, quiet=given["quiet"])
+    _check_targets(given)
+    settings = config.load()
+    if given["store"]:
+        url = given["store"] if "://" in given["store"] else Path(os.path.abspath(given["store"])).as_uri()
+        settings = dataclasses.replace(settings, store=url)
+    if given["registries"]:
+        named = tuple(Path(os.path.abspath(folder)) for folder in given["registries"])
+        settings = dataclasses.replace(settings, named_registries=(*named, *settings.named_registries))
+    attachments = _attachments(given["attachments"], given["inputs_json"])
+    with Runner(settings, debug=debug) as runner:
+        envelope = runner.run(
+            _ref(given),
+            _inputs(given["inputs_json"], cancellation),
+            attachments=attachments,
+            adapter=given["adapter"],
+            options=_options(given),
+            plan=given["plan"],
+            write_prefix=given["write_prefix"],
+            seed=given["seed"],
+            timeout=given["timeout"],
+            memo=_memo(given),
+            reserve_micro_usd=_amount(given["reserve_usd"]),
+            execution_id=given["execution_id"],
+            cancellation=cancellation,
+            listen=events,
+        )
+        events.close()
+        if isinstance(envelope, Success):
+            try:
+                _save(runner, envelope, given)
+            except TheoryError as error:
+                return fail(error, as_json=as_json, debug=debug, execution_id=envelope.execution_id)
+    return answer_envelope(envelope, as_json=as_json)
+
+
+def _ref(given: dict[str, Any]) -> str:
+    argument, option = given["ref_argument"], given["ref"]
+    if argument and option and argument != option:
+        raise Usage(f"two refs: {argument} and --ref {option}", hint="give one of them")
+    if not (argument or option):
+        raise Usage("no processor was named", hint="theory run REF; theory registry ls shows the refs")
+    return str(argument or option)
+
+
+def _inputs(text: str, cancellation: Cancellation) -> str | bytes:
+    if text == "-":
+        with io.BufferedReader(Pipe(0, cancellation.is_set)) as stream:
+            return stream.read(MAX_JSON_BYTES + 1)
+    if not text.startswith("@"):
+        return text
+    try:
+        with Path(text[1:]).open("rb") as file:
+            return file.read(MAX_JSON_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BadInputs(f"the file of --inputs-json {text} cannot be read: {reason}", hint="check the path") from None
+
+
+def _attachments(texts: tuple[str, ...], inputs: str) -> dict[str, str]:
+    attachments: dict[str, str] = {}
+    for text in texts:
+        name, equals, source = text.partition("=")
+        if not (name and equals and source):
+            raise Usage(f"--attach {text[:200]!r} is not NAME=PATH", hint="--attach image=photo.jpg")
+        if name in attachments:
+            raise Usage(f"two attachments are called {name[:200]!r}", hint="give each one a name of its own")
+        attachments[name] = source
+    if [*attachments.values(), inputs].count("-") > 1:
+        raise Usage("standard input can be read only once", hint="use - for one attachment or for --inputs-json")
+    return attachments
+
+
+def _options(given: dict[str, Any]) -> JsonObject:
+    try:
+        options = parse_json(given["adapter_opts_json"])
+    except BadJson as error:
+        raise BadAdapterOptions(f"--adapter-opts-json is not JSON that can be used: {error}") from None
+    if not isinstance(options, dict):
+        raise BadAdapterOptions("--adapter-opts-json is not a JSON object", hint="--adapter-opts-json '{\"key\": 1}'")
+    for text in given["options"]:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise BadAdapterOptions(f"-o {text[:200]!r} is not KEY=VALUE", hint="-o cost_micro_usd=100")
+        options[key] = value
+    return {**options, "build": True} if given["build"] else options
+
+
+def _memo(given: dict[str, Any]) -> MemoPolicy:
+    if given["refresh"]:
+        if given["memo"] is False:
+            raise Usage("--refresh and --no-memo contradict each other", hint="give one of them")
+        return "refresh"
+    return cast("MemoPolicy", {True: "on", False: "off", None: "auto"}[given["memo"]])
+
+
+def _amount(text: str | None) -> int | None:
+    try:
+        return None if text is None else micro_usd(text)
+    except ValueError as error:
+        raise Usage(f"--reserve-usd: {error}", hint="--reserve-usd 0.02") from None
+
+
+def _check_targets(given: dict[str, Any]) -> None:
+    if given["save_dir"] or given["save_first"]:
+        from theory import save  # noqa: PLC0415 - most runs save nothing
+
+        if given["save_dir"]:
+            save.check_folder(Path(given["save_dir"]))
+        if given["save_first"]:
+            save.check_file(Path(given["save_first"]))
+
+
+def _save(runner: Runner, envelope: Success, given: dict[str, Any]) -> None:
+    if given["save_dir"] or given["save_first"]:
+        from theory import save  # noqa: PLC0415 - as above
+
+        if given["save_dir"]:
+            save.save_all(runner.store, envelope.outputs, Path(given["save_dir"]))
+        if given["save_first"]:
+            if not envelope.outputs:
+                raise SaveFailed(f"execution {envelope.execution_id} has no output to save")
+            save.save_one(runner.store, envelope.outputs[0], Path(given["save_first"]))

@@ -1,0 +1,130 @@
+"""What the command line says, and where: answers to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import traceback
+from typing import TYPE_CHECKING
+
+from theory import wire
+from theory.canon import compact
+from theory.paths import HARMFUL
+from theory.request import new_execution_id
+from theory.types import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from theory.errors import TheoryError
+    from theory.types import Envelope, JsonObject
+
+_SEQUENCE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|[\]P^_].*?(\x07|\x1b\\|$)|.)", re.DOTALL)
+
+
+def say(text: str) -> None:
+    """A line for people, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def answer(document: object, *, as_json: bool) -> None:
+    """The answer, on stdout: one compact line, or indented."""
+    text = compact(document) if as_json else json.dumps(document, ensure_ascii=False, indent=2)
+    sys.stdout.buffer.write(text.encode() + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def answer_envelope(envelope: Envelope, *, as_json: bool) -> int:
+    """Print an envelope as ``run`` promises; the exit status."""
+    if as_json or not isinstance(envelope, Failure):
+        answer(wire.envelope_document(envelope), as_json=as_json)
+    else:
+        say(f"Error: {clean(envelope.message)}")
+        if envelope.hint:
+            say(f"Hint: {clean(envelope.hint)}")
+    return envelope.exit_code
+
+
+def fail(error: TheoryError, *, as_json: bool, debug: bool, execution_id: str = "") -> int:
+    """Print an error of the command line itself; the exit status."""
+    if debug:
+        traceback.print_exception(error)
+    envelope = Failure(
+        execution_id or new_execution_id(), error.code, error.message, error.hint, error.meta, error.exit_code
+    )
+    return answer_envelope(envelope, as_json=as_json)
+
+
+def clean(text: str) -> str:
+    """Text from outside without terminal sequences and characters that steer a terminal; tabs and newlines stay."""
+    return "".join(
+        part if part in "\t\n" else HARMFUL.sub("", part) for part in re.split(r"([\t\n])", _SEQUENCE.sub("", text))
+    )
+
+
+def table(rows: Iterable[Sequence[str]], heading: Sequence[str]) -> None:
+    """Aligned columns on stdout; nothing but the rows where nobody reads a heading (a pipe)."""
+    lines = [list(map(clean, row)) for row in rows]
+    if sys.stdout.isatty() and lines:
+        lines.insert(0, [word.upper() for word in heading])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        sys.stdout.write("  ".join(cells).rstrip() + "\n")
+
+
+class Events:
+    """What a run tells while it goes on.
+
+    Args:
+        stream: Tokens and all other events, as they come.
+        as_json: Events are lines of JSON on stdout if they are streamed; else everything is for people, on stderr.
+        quiet: Only warnings.
+    """
+
+    def __init__(self, *, stream: bool, as_json: bool, quiet: bool) -> None:
+        self._stream = stream
+        self._as_json = as_json
+        self._quiet = quiet
+        self._live = sys.stderr.isatty() and not quiet
+        self._open = ""  # "text" or "progress": the line that stderr is in the middle of
+
+    def __call__(self, event: JsonObject) -> None:
+        """Show one event."""
+        if self._stream and self._as_json:
+            answer(event, as_json=True)
+            return
+        kind = event["event"]
+        if kind == "warning":
+            self._line(f"Warning: {clean(str(event.get('message', '')))}")
+        elif kind == "token" and self._stream:
+            self._begin("text")
+            sys.stderr.write(clean(str(event.get("text", ""))))
+            sys.stderr.flush()
+        elif kind == "progress" and self._live:
+            fraction = event.get("fraction")
+            share = f"{fraction:4.0%} " if isinstance(fraction, (int, float)) else ""
+            self._begin("progress")
+            sys.stderr.write(f"\r\x1b[K{share}{clean(str(event.get('message', '')))[:70]}")
+            sys.stderr.flush()
+        elif kind == "log" and not self._quiet:
+            self._line(clean(str(event.get("text", ""))))
+
+    def close(self) -> None:
+        """End the line that is open."""
+        self._begin("")
+
+    def _line(self, text: str) -> None:
+        self._begin("")
+        say(text)
+
+    def _begin(self, what: str) -> None:
+        if self._open == what:
+            return
+        if self._open == "progress":
+            sys.stderr.write("\r\x1b[K")
+        elif self._open == "text":
+            sys.stderr.write("\n")
+        sys.stderr.flush()
+        self._open = what

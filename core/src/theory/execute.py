@@ -1,0 +1,162 @@
+"""Room 7: the one adapter that was asked for runs the job, while its output streams through here.
+
+Lines, events, redaction, caps and the tail are made once, for all adapters.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Literal, cast
+
+from theory.canon import compact
+from theory.errors import Interrupted, OutOfMemory, ProcessorFailed, TimedOut
+from theory.paths import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from theory.cancel import Cancellation
+    from theory.plugins import Adapter
+    from theory.redact import Redactor
+    from theory.types import Job, JsonObject, Outcome, Scalar, Secrets, Workspace
+
+MAX_LINE_BYTES = 64 * 1024  # a longer line is shown in pieces and is no event
+TAIL_LINES = 40
+TAIL_BYTES = 4096  # of the log's end that a failing envelope carries
+
+
+class LogChannel:
+    """Core's end of an adapter's line (``theory.types.Channel``).
+
+    Args:
+        timeout: Seconds of wall clock that the command has.
+        cancellation: How the run is stopped from outside.
+        redactor: Masks the job's secrets.
+        listen: Gets every event as a JSON object, one thread at a time; what it raises is its own business.
+    """
+
+    def __init__(
+        self,
+        timeout: float,
+        cancellation: Cancellation,
+        redactor: Redactor,
+        listen: Callable[[JsonObject], None] | None = None,
+    ) -> None:
+        self._timeout = timeout
+        self._cancellation = cancellation
+        self._redactor = redactor
+        self._listen = listen
+        self._lock = threading.Lock()
+        self._held = {"stdout": b"", "stderr": b""}  # may be the begin of a secret
+        self._line = {"stdout": b"", "stderr": b""}  # has no end yet
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._deadline: float | None = None
+
+    def write(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
+        """Take what the command wrote."""
+        with self._lock:
+            safe, self._held[stream] = self._redactor.portion(self._held[stream], data)
+            self._split(stream, safe)
+
+    def started(self) -> None:
+        """The command starts now."""
+        if self._deadline is None:
+            self._deadline = time.monotonic() + self._timeout
+
+    @property
+    def deadline(self) -> float | None:
+        """When the command's time is over."""
+        return self._deadline
+
+    def wait_cancelled(self, seconds: float) -> bool:
+        """Wait for a cancellation."""
+        return self._cancellation.wait(seconds)
+
+    def close(self) -> None:
+        """The command is over: what has no line end is a line too."""
+        with self._lock:
+            for stream in ("stdout", "stderr"):
+                self._split(stream, self._redactor.bytes(self._held[stream]))
+                self._held[stream] = b""
+                if rest := self._line[stream]:
+                    self._line[stream] = b""
+                    self._emit(stream, rest)
+
+    def tail(self) -> str:
+        """The end of the log, at most 40 lines and 4 KiB, redacted."""
+        with self._lock:
+            return "\n".join(self._tail).encode()[-TAIL_BYTES:].decode("utf-8", "ignore")
+
+    def _split(self, stream: str, data: bytes) -> None:
+        *lines, rest = (self._line[stream] + data).split(b"\n")
+        for line in lines:
+            for at in range(0, max(1, len(line)), MAX_LINE_BYTES):
+                self._emit(stream, line[at : at + MAX_LINE_BYTES])
+        while len(rest) > MAX_LINE_BYTES:
+            self._emit(stream, rest[:MAX_LINE_BYTES])
+            rest = rest[MAX_LINE_BYTES:]
+        self._line[stream] = rest
+
+    def _emit(self, stream: str, line: bytes) -> None:
+        event = _event(line) if stream == "stdout" else None
+        if event is None:
+            text = line.decode("utf-8", "replace").rstrip("\r")
+            self._tail.append(text)
+            event = {"event": "log", "stream": stream, "text": text}
+        elif self._listen is not None:
+            # An escape such as \u0073 may have hidden a value from the bytes.
+            event = cast("JsonObject", json.loads(self._redactor.text(compact(event))))
+        if self._listen is not None:
+            self._listen(event)
+
+
+def execute(
+    job: Job, adapter: Adapter, workspace: Workspace, options: object, secrets: Secrets, channel: LogChannel
+) -> Outcome:
+    """Run the job; the log is complete when this returns."""
+    try:
+        return adapter.execute(job, workspace, options, secrets, channel)
+    finally:
+        channel.close()
+
+
+def check_outcome(job: Job, outcome: Outcome, channel: LogChannel, signal: int | None) -> None:
+    """Accept a command that ended well.
+
+    Raises:
+        ProcessorFailed, OutOfMemory, TimedOut, Interrupted: How it ended, with the end of its log.
+    """
+    runtime, ref = job.processor.runtime, job.processor.ref
+    meta: dict[str, Scalar] = {"exit_code": outcome.exit_code, "log_tail": channel.tail()}
+    detail = f": {printable(outcome.message)}" if outcome.message else ""
+    if outcome.ended == "cancelled":
+        raise Interrupted(f"{ref} was cancelled{detail}", signal=signal or 2, meta=meta)
+    if outcome.ended == "timeout":
+        raise TimedOut(
+            f"{ref} did not end within {runtime.timeout:g} s{detail}", hint="--timeout SECONDS gives it more", meta=meta
+        )
+    if outcome.ended == "oom":
+        raise OutOfMemory(
+            f"{ref} needed more than its {runtime.memory} MiB of memory{detail}",
+            hint="raise runtime.memory in its entry",
+            meta=meta,
+        )
+    if outcome.exit_code != 0:
+        last = next((line for line in reversed(channel.tail().splitlines()) if line.strip()), "")
+        said = f": {printable(last)}" if last and not detail else detail
+        raise ProcessorFailed(
+            f"{ref} ended with exit status {outcome.exit_code}{said}", hint="meta.log_tail has the end of its log", meta=meta
+        )
+
+
+def _event(line: bytes) -> JsonObject | None:
+    if not line.startswith(b"{") or len(line) >= MAX_LINE_BYTES:
+        return None
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) and isinstance(value.get("event"), str) else None

@@ -1,0 +1,202 @@
+"""Room 2: raw JSON becomes inputs that satisfy the entry's schema.
+
+An attachment is not read here: a stand-in object with an all-zero cid takes its place, so that a file of 10 GB is not
+hashed for a request that is wrong anyway. ``Inputs.with_artifacts`` puts the real objects in and validates again.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from theory import paths, wire
+from theory.canon import CID, ZERO_CID, BadJson, check_json, escape_pointer, parse_json
+from theory.errors import AttachmentNotFound, BadInputs, RegistryFault
+from theory.mime import mime_of
+from theory.schemas import BadSchema, Mismatch, schema_of
+from theory.types import Artifact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from theory.types import Json, JsonObject, Processor
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A file that a request brings along."""
+
+    name: str  # what "$attach" calls it
+    source: str  # a path, a URI, or - for standard input
+    basename: str  # the last segment of its world path
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """An artifact that the inputs name by world path."""
+
+    path: str
+    cid: str | None  # what the request says it is
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Inputs that would do, were the attachments there."""
+
+    raw: JsonObject
+    attachments: tuple[Attachment, ...]  # all of them are referred to
+    references: tuple[Reference, ...]
+    processor: Processor
+
+    def with_artifacts(self, found: Mapping[Attachment | Reference, Artifact]) -> JsonObject:
+        """The inputs as the processor will see them.
+
+        Raises:
+            BadInputs: The real objects break the schema where the stand-ins did not.
+        """
+        named = {attachment.name: attachment for attachment in self.attachments}
+        return _validated(
+            self.processor,
+            self.raw,
+            attach=lambda name: found[named[name]],
+            refer=lambda reference: found[reference],
+        )
+
+
+def check_inputs(processor: Processor, raw: str | bytes | JsonObject, attachments: Mapping[str, str]) -> Inputs:
+    """Parse, rewrite, fill defaults and validate.
+
+    Args:
+        processor: Whose inputs these are.
+        raw: JSON text, or a document.
+        attachments: Path, URI or ``-`` of each attachment, by name.
+
+    Raises:
+        BadInputs: Line and column, or the JSON pointer of the fault and what was expected there.
+        AttachmentNotFound: An attachment's name can be no file name.
+    """
+    document = _parsed(raw)
+    known = {name: _attachment(name, source) for name, source in attachments.items()}
+    used: set[str] = set()
+    references: list[Reference] = []
+
+    def attach(name: str) -> Artifact:
+        used.add(name)
+        basename = known[name].basename
+        return Artifact(f"{paths.INPUTS}{ZERO_CID}/{basename}", ZERO_CID, 0, mime_of(basename))
+
+    def refer(reference: Reference) -> Artifact:
+        references.append(reference)
+        basename = reference.path.rpartition("/")[2]
+        return Artifact(f"{paths.INPUTS}{ZERO_CID}/{basename}", ZERO_CID, 0, mime_of(basename))
+
+    _check_places(document, "", known)
+    _validated(processor, document, attach, refer)
+    if unused := sorted(known.keys() - used):
+        raise BadInputs(
+            f"nothing in the inputs refers to the attachment {unused[0]!r}",
+            hint=f'write {{"$attach": "{unused[0]}"}} where it belongs, or leave out --attach {unused[0]}=…',
+        )
+    return Inputs(document, tuple(known.values()), tuple(dict.fromkeys(references)), processor)
+
+
+def _parsed(raw: str | bytes | JsonObject) -> JsonObject:
+    try:
+        if isinstance(raw, (str, bytes)):
+            value: Json = parse_json(raw)
+        else:
+            check_json(raw)
+            value = raw
+    except BadJson as error:
+        where = f" at {error.pointer}" if error.pointer else ""
+        raise BadInputs(f"the inputs are not JSON that can be used: {error}{where}") from None
+    if not isinstance(value, dict):
+        raise BadInputs("the inputs are not a JSON object", hint="--inputs-json '{\"name\": …}'")
+    return value
+
+
+def _attachment(name: str, source: str) -> Attachment:
+    basename = name if source == "-" else source.rstrip("/").rpartition("/")[2]
+    basename = unicodedata.normalize("NFC", basename)
+    if fault := paths.fault_of_segment(basename):
+        raise AttachmentNotFound(
+            f"Attachment file {paths.printable(source)!r} {fault}", hint="rename the file, or attach it from standard input"
+        )
+    return Attachment(name, source, basename)
+
+
+def _check_places(value: Json, pointer: str, known: Mapping[str, Attachment]) -> None:
+    """Refuse a misused ``$attach`` or ``$artifact`` with its place."""
+    if isinstance(value, list):
+        for number, item in enumerate(value):
+            _check_places(item, f"{pointer}/{number}", known)
+    if not isinstance(value, dict):
+        return
+    if wire.ATTACH in value:
+        name = value[wire.ATTACH]
+        if len(value) > 1 or not isinstance(name, str):
+            raise BadInputs(f'{pointer or "/"} is not of the form {{"$attach": "name"}}')
+        if name not in known:
+            have = ", ".join(sorted(known)) or "none"
+            raise BadInputs(
+                f"{pointer or '/'} refers to the attachment {paths.printable(name)!r}, which was not given",
+                hint=f"--attach {paths.printable(name)}=PATH (given: {have})",
+            )
+        return
+    if wire.ARTIFACT in value:
+        _reference(value, pointer)
+        return
+    for key, item in value.items():
+        _check_places(item, f"{pointer}/{escape_pointer(key)}", known)
+
+
+def _reference(value: JsonObject, pointer: str = "") -> Reference:
+    path, cid = value[wire.ARTIFACT], value.get("cid")
+    if (
+        not isinstance(path, str)
+        or not value.keys() <= {wire.ARTIFACT, "cid", "mime"}
+        or not (cid is None or (isinstance(cid, str) and CID.fullmatch(cid)))
+        or not isinstance(value.get("mime", ""), str)
+    ):
+        raise BadInputs(
+            f'{pointer or "/"} is not of the form {{"$artifact": "/artifacts/…", "cid": "b3:…", "mime": "…"}}',
+            hint="cid and mime may be left out",
+        )
+    if fault := paths.fault_of_path(path):
+        raise BadInputs(f"the artifact {paths.printable(path)!r} at {pointer or '/'} {fault}")
+    return Reference(path, cid)
+
+
+def _validated(
+    processor: Processor,
+    document: JsonObject,
+    attach: Callable[[str], Artifact],
+    refer: Callable[[Reference], Artifact],
+) -> JsonObject:
+    try:
+        schema = schema_of(processor.inputs)
+    except BadSchema as error:
+        raise RegistryFault(f"the inputs schema of {processor.ref}: {error} at {error.pointer}") from None
+    value = schema.with_defaults(_rewritten(document, attach, refer))
+    try:
+        schema.check(value)
+    except Mismatch as error:
+        more = f" (and {error.more} more)" if error.more else ""
+        raise BadInputs(
+            f"the inputs of {processor.ref} at {error.pointer or '/'}: {error}{more}",
+            hint=f"theory registry show {processor.ref} prints their schema",
+        ) from None
+    return cast("JsonObject", value)
+
+
+def _rewritten(value: Json, attach: Callable[[str], Artifact], refer: Callable[[Reference], Artifact]) -> Json:
+    if isinstance(value, list):
+        return [_rewritten(item, attach, refer) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if wire.ATTACH in value:
+        return wire.input_document(attach(cast("str", value[wire.ATTACH])))
+    if wire.ARTIFACT in value:
+        return wire.input_document(refer(_reference(value)))
+    return {key: _rewritten(item, attach, refer) for key, item in value.items()}

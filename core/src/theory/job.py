@@ -1,0 +1,82 @@
+"""Room 5: everything about the work is known, so it gets its address, the memo key."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from theory import wire
+from theory.canon import memo_key
+from theory.types import Job
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from theory.types import Artifact, Image, JsonObject, Processor
+
+# 1980-01-01, the earliest moment that a zip archive can hold.
+# Source: https://reproducible-builds.org/docs/source-date-epoch/
+SOURCE_DATE_EPOCH = "315532800"
+_THREADS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "RAYON_NUM_THREADS",
+)
+
+
+def plan_job(
+    execution_id: str,
+    processor: Processor,
+    image: Image,
+    inputs: JsonObject,
+    artifacts: tuple[Artifact, ...],
+    *,
+    seed: int,
+    secrets: Iterable[str],
+    pretends: bool,
+) -> tuple[Job, JsonObject]:
+    """The job, and the preimage of its memo key for those who ask later why it differs."""
+    preimage = wire.preimage_document(processor, image, inputs, seed, secrets, pretends=pretends)
+    job = Job(
+        execution_id=execution_id,
+        processor=processor,
+        image=image,
+        inputs=inputs,
+        artifacts=artifacts,
+        seed=seed,
+        memo_key=memo_key(preimage),
+        environment=_environment(execution_id, processor, seed),
+    )
+    return job, preimage
+
+
+def env_fingerprint(image: Image, processor: Processor) -> str:
+    """``<os>_<arch>_<py311 or none>_<namespace>-<name>``; unknown parts are ``none``.
+
+    The spelling of the architecture is that of the requirements: x64 for what Docker calls amd64.
+    """
+    system, _, arch = image.platform.partition("/")
+    arch = {"amd64": "x64"}.get(arch, arch.replace("/", ""))
+    python = "py" + image.python.replace(".", "") if image.python else "none"
+    return f"{system or 'none'}_{arch or 'none'}_{python}_{processor.ref.namespace}-{processor.ref.name}"
+
+
+def _environment(execution_id: str, processor: Processor, seed: int) -> dict[str, str]:
+    threads = str(math.ceil(processor.runtime.cpu))
+    return {
+        "THEORY_EXECUTION_ID": execution_id,
+        "THEORY_REF": str(processor.ref),
+        "THEORY_SEED": str(seed),
+        "THEORY_ROOT": "",
+        "USER": "theory",
+        "LOGNAME": "theory",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONHASHSEED": str(seed % 2**32),
+        "SOURCE_DATE_EPOCH": SOURCE_DATE_EPOCH,
+        "TZ": "UTC",
+        "LC_ALL": "C.UTF-8",
+        **dict.fromkeys(_THREADS, threads),
+    }

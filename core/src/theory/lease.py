@@ -1,0 +1,121 @@
+"""The folders of one execution, and the lock that says that somebody is at it.
+
+``state/<id>/`` holds ``lock``, ``work/`` (``Workspace.root``) and ``adapter/`` (``Workspace.state``). The kernel lets go of
+the lock when its owner dies, whatever killed it, so a dead execution is known at once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from theory.errors import Busy, StoreFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@contextmanager
+def lease(states: Path, execution_id: str) -> Iterator[Path]:
+    """Hold an execution's folder; it is removed at the end, unless the process dies first.
+
+    Raises:
+        Busy: Another run holds it.
+        StoreFailed: The folder cannot be made.
+    """
+    folder = states / execution_id
+    try:
+        lock = _held(folder, execution_id)
+        try:
+            remove(folder / "work")
+            (folder / "work" / "out").mkdir(parents=True, mode=0o700)
+            (folder / "adapter").mkdir(exist_ok=True, mode=0o700)
+        except BaseException:
+            os.close(lock)
+            raise
+    except OSError as error:
+        raise StoreFailed(
+            f"cannot make the folder {folder}: {error.strerror}", hint="set THEORY_HOME to a folder that can be written"
+        ) from error
+    try:
+        yield folder
+    finally:
+        remove(folder)
+        os.close(lock)
+
+
+def sweep(states: Path) -> None:
+    """Remove the workspaces of executions whose owner is dead; what their adapters stored stays for a retry."""
+    try:
+        names = os.listdir(states)
+    except OSError:
+        return
+    for name in names:
+        folder = states / name
+        with suppress(OSError):
+            lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                remove(folder / "work")
+                if not os.listdir(folder / "adapter"):
+                    remove(folder)
+            finally:
+                os.close(lock)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder and all below it, following no link; also what a processor made hard to remove."""
+    with suppress(RecursionError):
+        for here, folders, files in os.walk(folder, topdown=False):
+            for name in files:
+                with suppress(OSError):
+                    os.unlink(f"{here}/{name}")
+            for name in folders:
+                path = f"{here}/{name}"
+                with suppress(OSError):
+                    os.unlink(path) if os.path.islink(path) else os.rmdir(path)
+    with suppress(OSError):
+        os.rmdir(folder)
+    if os.path.lexists(folder):
+        import subprocess  # noqa: PLC0415 - for folders without permissions or deeper than a path may be
+
+        for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
+            subprocess.run([*command, "--", str(folder)], check=False, stderr=subprocess.DEVNULL)  # noqa: S603 - no shell
+
+
+def _held(folder: Path, execution_id: str) -> int:
+    """The locked ``lock`` of a folder. It gets its name only when it is locked, so ``sweep`` never takes a new one."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        part = folder / f"lock.{os.getpid()}.{os.urandom(4).hex()}"
+        lock = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            os.link(part, folder / "lock")
+        except FileExistsError:
+            os.close(lock)
+        except FileNotFoundError:  # swept away in between
+            os.close(lock)
+            continue
+        else:
+            return lock
+        finally:
+            part.unlink(missing_ok=True)
+        try:
+            lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            raise Busy(
+                f"the execution {execution_id} is running elsewhere", hint="wait for it, then ask with the same id"
+            ) from None
+        with suppress(OSError):
+            if os.stat(folder / "lock").st_ino == os.fstat(lock).st_ino:
+                return lock
+        os.close(lock)

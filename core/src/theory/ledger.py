@@ -1,0 +1,400 @@
+"""The ledger: what every execution was, what it cost and what names it gave; one file for a home.
+
+Money is integer micro-USD, 0 … 2^53-1. A reservation is opened once and closed once: settled, released or
+expired. Every change of a plan is an event in the plan's hash chain, written in the transaction that makes it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import contextmanager
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from theory.account import (
+    SELECT_HOLD,
+    SELECT_PLAN,
+    Books,
+    Hold,
+    check_amount,
+    check_key,
+    is_amount,
+    is_text,
+)
+from theory.chain import EVENT_COLUMNS, Event, PlanState, faults
+from theory.database import CLOSINGS, PATIENCE_S, Database
+from theory.errors import ArtifactNotFound, Internal, LedgerFailed, Usage
+from theory.execution import Closing, Record, fits
+from theory.owner import Owner
+from theory.paths import printable
+from theory.types import Artifact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from theory.heartbeat import Heartbeat
+
+__all__ = ["Closing", "Event", "Ledger", "PlanState", "Record", "fits"]
+
+DEFAULT_PLAN = "default"
+LASTS_S = 300.0  # how long a reservation outlives the last sign of an owner that cannot be looked at
+
+_PAGE = 1000  # rows read at a time, so that a long listing never holds the file
+_SELECT_NAME = "SELECT path, cid, size_bytes, mime FROM names"
+
+
+class Ledger:
+    """The ledger of one home: safe for threads, beside other processes, and after a fork.
+
+    A child process that was forked holds no reservation: those stay its parent's, and the child opens the
+    file anew and has its own heartbeat. Every method raises ``LedgerFailed`` where the file cannot be used,
+    naming it and the next step, and ``Retry`` where another process has kept it locked for ``patience_s``.
+    A call that failed has changed nothing. Where the home is read-only, what reads works.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Callable[[], float] = time.time,
+        patience_s: float = PATIENCE_S,
+        owner: Owner | None = None,
+    ) -> None:
+        """Open the file at once, and make it where there is none.
+
+        Args:
+            path: The database, ``<home>/ledger.db``.
+            clock: Seconds since the epoch.
+            patience_s: How long to wait for another process that writes.
+            owner: Who holds what is reserved here; None: this process.
+        """
+        self._clock = clock
+        self._database = Database(path, patience_s)
+        self._given_owner = owner
+        self._owner: Owner | None = None
+        self._pid = os.getpid()
+        self._held: dict[str, float] = {}  # ours that are open, and for how many seconds each lasts
+        self._heartbeat: Heartbeat | None = None
+        self._guard = Lock()  # of the two above
+
+    def __enter__(self) -> Ledger:  # noqa: PYI034 - typing.Self is newer than our oldest Python
+        """Use it in a ``with`` block, which closes it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """End the heartbeat and close the file; what is still reserved stays so while this process lives."""
+        self._here()
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+            self._heartbeat = None
+        self._database.close()
+
+    # ------------------------------------------------------------ plans
+
+    def ensure_plan(self, key: str) -> bool:
+        """Make the plan, without a limit, if it is not there; True if it was made now.
+
+        Raises:
+            Usage: No plan can have this key.
+        """
+        check_key(key)
+        return not self._states(key) and self._create_plan(key, None)
+
+    def create_plan(self, key: str, limit_micro_usd: int | None) -> None:
+        """Make a plan, with a limit or (None) to count only.
+
+        Raises:
+            Usage: It is there already, or no plan can have this key or limit.
+        """
+        check_key(key)
+        check_amount("limit", limit_micro_usd or 0)
+        if not self._create_plan(key, limit_micro_usd):
+            raise Usage(
+                f"plan {key!r} is there already", hint="change its limit with: theory plan limit KEY USD"
+            )
+
+    def set_limit(self, key: str, limit_micro_usd: int | None) -> None:
+        """Set or (None) lift a plan's limit; one below what is spent refuses every further reservation.
+
+        Raises:
+            ArtifactNotFound: There is no such plan.
+            Usage: The amount is out of range.
+        """
+        check_amount("limit", limit_micro_usd or 0)
+        self.plan(key)
+        with self._writing() as books:
+            query = "UPDATE plans SET limit_micro_usd = ? WHERE key = ?"
+            books.connection.execute(query, (limit_micro_usd, key))
+            books.append(key, "plan.limit", None, {"limit_micro_usd": limit_micro_usd})
+
+    def plan(self, key: str) -> PlanState:
+        """A plan as it stands.
+
+        Raises:
+            ArtifactNotFound: There is no such plan; the hint names those that are near.
+        """
+        states = self._states(key)
+        if states:
+            return states[0]
+        from difflib import get_close_matches  # noqa: PLC0415 - only for a plan that is not there
+
+        near = get_close_matches(key, [state.key for state in self.plans()], n=3)
+        raise ArtifactNotFound(
+            f"there is no plan {printable(key)!r}",
+            hint=f"did you mean {' or '.join(near)}?" if near else "see: theory plan ls",
+        )
+
+    def plans(self) -> tuple[PlanState, ...]:
+        """All plans, by key."""
+        return tuple(PlanState(*row) for row in self._database.read(f"{SELECT_PLAN} ORDER BY key"))
+
+    def events(self, key: str) -> Iterator[Event]:
+        """The events of a plan from its first, read as they are asked for; none if there is no such plan."""
+        seq = 0
+        query = f"SELECT {EVENT_COLUMNS} FROM events WHERE plan = ? AND seq > ? ORDER BY seq LIMIT {_PAGE}"  # noqa: S608 - constants
+        while is_text(key) and (rows := self._database.read(query, (key, seq))):
+            yield from (Event(*row) for row in rows)
+            seq = rows[-1][1]
+
+    def check_chain(self, key: str) -> tuple[str, ...]:
+        """What is wrong with a plan; empty if its chain is whole and its row is what the events add up to.
+
+        Raises:
+            ArtifactNotFound: There is no such plan.
+        """
+        state = self.plan(key)
+        seen = (
+            event for event in self.events(key) if event.seq <= state.events
+        )  # others may write meanwhile
+        found = list(faults(seen, state))
+        events, last, reserved, held = self._database.read(
+            "SELECT events, (SELECT max(seq) FROM events AS e WHERE e.plan = plans.key), reserved_micro_usd,"
+            " (SELECT coalesce(sum(amount_micro_usd), 0) FROM reservations AS r WHERE r.plan = plans.key)"
+            " FROM plans WHERE key = ?",
+            (key,),
+        )[0]
+        if events != last:
+            found.append(f"the plan's row has {events} events, and the last that is there is {last}")
+        if reserved != held:
+            found.append(
+                f"the plan's row has reserved {reserved}, and its open reservations add up to {held}"
+            )
+        return tuple(found)
+
+    # ------------------------------------------------------------ reservations
+
+    def reserve(self, plan: str, execution_id: str, amount: int, *, lasts_s: float = LASTS_S) -> None:
+        """Hold an amount for an execution, durably, until it is settled or released.
+
+        Zero writes nothing. What a dead process still holds for the same execution is taken over: the larger
+        of the two amounts is held, since the first attempt may have cost what it reserved.
+
+        Args:
+            plan: An existing plan.
+            execution_id: Whose reservation it is.
+            amount: Micro-USD.
+            lasts_s: How many seconds it outlives the last sign of this process; renewed at a third of it.
+
+        Raises:
+            BudgetRefused: It would go beyond the plan's limit.
+            Busy: The execution is running elsewhere, or was closed meanwhile.
+            ArtifactNotFound: There is no such plan.
+            Usage: The amount is out of range, or the execution holds a reservation on another plan.
+        """
+        check_amount("reservation", amount)
+        if amount == 0 and not self._database.read(
+            "SELECT 1 FROM reservations WHERE execution_id = ?1 UNION ALL "  # noqa: S608 - a constant
+            f"SELECT 1 FROM events WHERE execution_id = ?1 AND {CLOSINGS}",
+            (execution_id,),
+        ):
+            return
+        here = self._here()
+        with self._writing() as books:
+            books.reserve(plan, execution_id, amount, here=here, expires=books.now + _micro(lasts_s))
+        with self._guard:
+            self._held[execution_id] = lasts_s
+            if self._heartbeat is None:
+                from theory.heartbeat import Heartbeat  # noqa: PLC0415 - most executions hold nothing
+
+                self._heartbeat = Heartbeat(self.renew)
+            self._heartbeat.beat_every(lasts_s / 3)
+
+    def release(self, execution_id: str) -> None:
+        """Give back what this process holds for an execution that never started; nothing held is fine too."""
+        here = self._here()
+        if self._database.read(f"{SELECT_HOLD} WHERE execution_id = ?", (execution_id,)):
+            with self._writing() as books:
+                hold = books.hold(execution_id)
+                if hold and hold.owner == here:
+                    books.end(hold, "budget.release")
+        self._forget(execution_id)
+
+    def renew(self) -> None:
+        """Put off the expiry of everything that this process holds; the heartbeat calls this."""
+        here = self._here()
+        with self._guard:
+            held = dict(self._held)
+        if not held:
+            return
+        owner = (here.boot, here.namespace, here.pid, here.started)
+        with self._writing() as books:
+            books.connection.executemany(
+                "UPDATE reservations SET expires = ? WHERE execution_id = ? AND boot IS ? AND namespace IS ?"
+                " AND pid = ? AND started IS ?",
+                [(books.now + _micro(lasts_s), id_, *owner) for id_, lasts_s in held.items()],
+            )
+
+    def reconcile(self, *, keep: str | None = None) -> tuple[str, ...]:
+        """Close what the dead still hold, in full and marked as estimated, for they may have spent it.
+
+        A process of this machine is dead when it is gone, whatever the clock says. Of any other only the
+        expiry of its reservation is known. Where there is nothing to close it writes nothing.
+
+        Args:
+            keep: The execution that is being retried just now: its reservation is taken over instead.
+
+        Returns:
+            The executions whose reservations were closed, by id.
+        """
+        here = self._here()
+        query = f"{SELECT_HOLD} ORDER BY execution_id"
+
+        def lost(rows: Iterable[Any], now: int) -> list[Hold]:
+            holds = map(Hold.of, rows)
+            return [hold for hold in holds if hold.execution_id != keep and not hold.lives(here, now)]
+
+        if not lost(self._database.read(query), _micro(self._clock())):
+            return ()
+        with self._writing() as books:
+            found = lost(books.connection.execute(query).fetchall(), books.now)
+            for hold in found:
+                books.end(hold, "budget.expire")
+        return tuple(hold.execution_id for hold in found)
+
+    # ------------------------------------------------------------ executions
+
+    def settle(self, closing: Closing) -> None:
+        """Charge, set all names and write the closing event, in one durable transaction: now it is true.
+
+        The cost is recorded in full, above the reservation too (then marked as an overrun). Where nothing was
+        reserved and nothing spent, no settlement is written. Where the reservation expired although this
+        process lives (its machine was suspended, say), what was charged then is corrected to the actual cost.
+
+        Raises:
+            LedgerFailed: It was closed before; nothing is changed.
+            ArtifactNotFound: There is no such plan.
+            Internal: The closing breaks the rules of its own record.
+        """
+        id_, cost = closing.execution_id, closing.actual_micro_usd
+        if cost is not None and not is_amount(cost):
+            raise Internal(f"execution {id_} closes with a cost of {cost!r} micro-USD")
+        self._here()
+        with self._writing() as books:
+            if kind := books.closed_as(id_):
+                raise LedgerFailed(
+                    f"execution {id_} was closed before, as {kind}", hint="see it with: theory show ID"
+                )
+            books.state(closing.plan)
+            actual, estimated = books.settle(closing, expired=id_ in self._held)
+            payload = closing.payload(actual, estimated=estimated)
+            row = books.append(closing.plan, closing.kind, id_, payload)
+            books.connection.executemany(
+                "INSERT INTO names VALUES (?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET"
+                " cid = excluded.cid, size_bytes = excluded.size_bytes, mime = excluded.mime, event = excluded.event",
+                [(name.path, name.cid, name.size_bytes, name.mime, row) for name in closing.names],
+            )
+        self._forget(id_)
+
+    def correct(self, execution_id: str, actual_micro_usd: int) -> None:
+        """Put right an estimated cost that is known now: all that the execution cost, retries included.
+
+        The same amount again writes nothing.
+
+        Raises:
+            ArtifactNotFound: Nothing was ever charged for such an execution, and none was closed.
+            Usage: Its cost was no estimate, or the amount is out of range.
+        """
+        check_amount("cost", actual_micro_usd)
+        with self._writing() as books:
+            books.correct(execution_id, actual_micro_usd)
+
+    def execution(self, execution_id: str) -> Record | None:
+        """A closed execution, or None."""
+        if not is_text(execution_id):
+            return None
+        query = f"SELECT {EVENT_COLUMNS} FROM events WHERE execution_id = ? AND {CLOSINGS}"  # noqa: S608 - constants
+        rows = self._database.read(query, (execution_id,))
+        return Record.of(Event(*rows[0])) if rows else None
+
+    def executions(self, *, limit: int, plan: str | None = None) -> tuple[Record, ...]:
+        """The executions that closed last, the newest first, of one plan or of all."""
+        start = f"SELECT {EVENT_COLUMNS} FROM events WHERE {CLOSINGS}"  # noqa: S608 - constants
+        if plan is None:
+            rows = self._database.read(f"{start} ORDER BY id DESC LIMIT ?", (limit,))
+        else:
+            self.plan(plan)
+            rows = self._database.read(f"{start} AND plan = ? ORDER BY seq DESC LIMIT ?", (plan, limit))
+        return tuple(Record.of(Event(*row)) for row in rows)
+
+    # ------------------------------------------------------------ names
+
+    def name(self, path: str) -> Artifact | None:
+        """What the last closed execution that named this world path gave it, or None."""
+        rows = self._database.read(f"{_SELECT_NAME} WHERE path = ?", (path,)) if is_text(path) else ()
+        return Artifact(*rows[0]) if rows else None
+
+    def names(self, prefix: str) -> Iterator[Artifact]:
+        """All names that begin with this text, by path, read as they are asked for."""
+        comparison, last = ">=", prefix
+        while is_text(prefix):
+            query = f"{_SELECT_NAME} WHERE path {comparison} ? ORDER BY path LIMIT {_PAGE}"
+            rows = self._database.read(query, (last,))
+            for row in rows:
+                if not row[0].startswith(prefix):
+                    return
+                yield Artifact(*row)
+            if not rows:
+                return
+            comparison, last = ">", rows[-1][0]
+
+    # ------------------------------------------------------------ within
+
+    @contextmanager
+    def _writing(self) -> Iterator[Books]:
+        with self._database.transaction() as connection:
+            yield Books(connection, _micro(self._clock()))
+
+    def _here(self) -> Owner:
+        """This process; one that was just forked holds nothing and has no heartbeat yet."""
+        if self._pid != os.getpid():
+            self._guard = Lock()
+            self._held, self._heartbeat, self._owner, self._pid = {}, None, None, os.getpid()
+        if self._owner is None:
+            self._owner = self._given_owner or Owner.here()
+        return self._owner
+
+    def _forget(self, execution_id: str) -> None:
+        with self._guard:
+            self._held.pop(execution_id, None)
+
+    def _states(self, key: str) -> list[PlanState]:
+        rows = self._database.read(f"{SELECT_PLAN} WHERE key = ?", (key,)) if is_text(key) else ()
+        return [PlanState(*row) for row in rows]
+
+    def _create_plan(self, key: str, limit: int | None) -> bool:
+        with self._writing() as books:
+            query = "INSERT OR IGNORE INTO plans (key, limit_micro_usd) VALUES (?, ?)"
+            made = books.connection.execute(query, (key, limit)).rowcount == 1
+            if made:
+                books.append(key, "plan.create", None, {"limit_micro_usd": limit})
+        return made
+
+
+def _micro(seconds: float) -> int:
+    return round(seconds * 1_000_000)

@@ -1,0 +1,87 @@
+"""World paths: which names an artifact may have, and which two names are one on some file system.
+
+Source: design decision in docs/reference/formats.md. Bidirectional characters as listed in Unicode UAX #9
+(they make a name look like another one on a terminal).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from theory.errors import BadWritePrefix
+
+ROOT = "/artifacts/"
+INPUTS = "/artifacts/inputs/"
+EXECUTIONS = "/artifacts/execution/"
+DEFAULT_PREFIX = "/artifacts/outputs/"
+MAX_SEGMENT_BYTES = 255
+MAX_PATH_BYTES = 1024
+
+# Control characters, the separators that end a line in some readers, and everything that turns text around.
+HARMFUL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
+_PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
+
+
+def fault_of_path(path: str) -> str:
+    """What is wrong with a world path, or an empty string."""
+    if not path.startswith(ROOT):
+        return f"does not begin with {ROOT}"
+    if len(path.encode("utf-8", "surrogateescape")) > MAX_PATH_BYTES:
+        return f"is longer than {MAX_PATH_BYTES} bytes"
+    return next((fault for segment in path[1:].split("/") if (fault := fault_of_segment(segment))), "")
+
+
+def fault_of_segment(segment: str) -> str:
+    """What is wrong with one segment of a world path, or an empty string."""
+    if not segment:
+        return "has an empty segment"
+    if segment in {".", ".."}:
+        return f"has a segment {segment!r}"
+    try:
+        size = len(segment.encode())
+    except UnicodeEncodeError:
+        return "has a name that is not UTF-8"
+    if size > MAX_SEGMENT_BYTES:
+        return f"has a segment longer than {MAX_SEGMENT_BYTES} bytes"
+    if HARMFUL.search(segment):
+        return "has a control or direction-changing character"
+    if "\\" in segment or "/" in segment:
+        return "has a slash or backslash inside a name"
+    if _PERCENT.search(segment):
+        return "has a percent-encoded character"
+    if not unicodedata.is_normalized("NFC", segment):
+        return "is not in Unicode normal form C"
+    return ""
+
+
+def collision_key(path: str) -> str:
+    """Equal for two paths that a case-insensitive or normalising file system takes for one."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", path).casefold())
+
+
+def check_write_prefix(prefix: str, execution_id: str) -> str:
+    """The prefix with ``{execution_id}`` put in, once it keeps the rules.
+
+    Raises:
+        BadWritePrefix: It does not end with a slash, leaves ``/artifacts/``, or is kept for core.
+    """
+    if not prefix.endswith("/"):
+        raise BadWritePrefix("--write-prefix must end with /", hint=f"--write-prefix {printable(prefix)}/")
+    filled = prefix.replace("{execution_id}", execution_id)
+    fault = "" if filled == ROOT else fault_of_path(filled[:-1])
+    if not fault and ("{" in filled or "}" in filled):
+        fault = "has a placeholder other than {execution_id}"
+    if not fault and collision_key(filled).startswith((INPUTS, EXECUTIONS)):
+        fault = "is kept for inputs and for records of executions"
+    if fault:
+        raise BadWritePrefix(
+            f"--write-prefix {printable(prefix)} {fault}", hint=f"take a folder below {ROOT}, such as {DEFAULT_PREFIX}"
+        )
+    return filled
+
+
+def printable(text: str) -> str:
+    """Text from outside, made safe to show: harmful characters escaped, 200 characters at most."""
+    safe = HARMFUL.sub(lambda match: f"\\u{ord(match[0]):04x}", text.encode("utf-8", "replace").decode())
+    return safe if len(safe) <= 200 else safe[:199] + "…"  # noqa: PLR2004
