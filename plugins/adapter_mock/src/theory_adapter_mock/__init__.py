@@ -1,0 +1,1 @@
+"""Simulated execution: the answer is in the entry, or is derived from the schema of its outputs."""

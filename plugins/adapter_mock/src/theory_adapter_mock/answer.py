@@ -1,0 +1,148 @@
+"""What a simulated processor answers: the outputs that the entry gives in adapter.mock, or derived ones."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from theory import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from theory import Json, JsonObject, Processor
+
+META = "meta.json"  # the output whose members join the envelope
+_MAX_NAME_BYTES = 255  # of one segment: NAME_MAX of Linux and macOS
+_TOKEN = re.compile(r"^\s+|\S+\s*")  # joined again, the tokens are the text
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The outputs of a simulated run, by relative path."""
+
+    texts: Mapping[str, str]
+    documents: Mapping[str, Json]
+    schema: JsonObject | None = None  # that a derived answer has to keep; None: the entry's own words
+
+    def files(self) -> dict[str, bytes]:
+        """Each output's bytes: a text as it is, a document as JSON."""
+        files = {path: text.encode() for path, text in self.texts.items()}
+        for path, document in self.documents.items():
+            files[path] = (
+                json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+            ).encode()
+        return files
+
+    def tokens(self) -> list[str]:
+        """The words of the texts, each with the space that follows it."""
+        return [token for text in self.texts.values() for token in _TOKEN.findall(text)]
+
+    def counted(self, messages: list[Json]) -> Answer:
+        """The answer with ``tokens_in`` and ``tokens_out`` in its meta.json, unless they are there already.
+
+        A token is a word: what stands between white space. Derived counts are replaced by true ones where
+        the outputs schema allows these.
+        """
+        meta = self.documents.get(META)
+        if not isinstance(meta, dict):
+            return self
+        counts: dict[str, Json] = {
+            "tokens_in": sum(len(text.split()) for message in messages for text in _texts_of(message)),
+            "tokens_out": sum(len(text.split()) for text in self.texts.values()),
+        }
+        if self.schema is None:
+            return self._with_meta({**meta, **{name: counts[name] for name in counts if name not in meta}})
+        from theory_adapter_mock.derive import fits  # noqa: PLC0415 - entries that give their outputs need none of it
+
+        counted = self._with_meta({**meta, **counts})
+        return counted if fits(self.schema, counted.texts, counted.documents) else self
+
+    def _with_meta(self, meta: dict[str, Json]) -> Answer:
+        return replace(self, documents={**self.documents, META: meta})
+
+
+def answer_to(processor: Processor) -> Answer:
+    """The answer of this entry, the same every time.
+
+    Raises:
+        RegistryFault: adapter.mock of the entry is wrong.
+        Unsupported: It gives no outputs, and its outputs schema is not simple enough to derive them from.
+    """
+    told = processor.adapter.get("mock", {})
+    unknown = sorted(told.keys() - {"outputs"})
+    if unknown:
+        raise errors.RegistryFault(
+            f"{processor.ref}: adapter.mock has {unknown[0]!r}, which the mock adapter does not know",
+            hint="adapter.mock takes outputs: a path and a text or JSON for each",
+        )
+    if "outputs" not in told:
+        return _derived(processor)
+    outputs = told["outputs"]
+    if not isinstance(outputs, dict):
+        raise errors.RegistryFault(
+            f"{processor.ref}: adapter.mock.outputs is no object",
+            hint="give a path and a text or JSON for each output",
+        )
+    if fault := _fault_of_paths(outputs.keys()):
+        raise errors.RegistryFault(
+            f"{processor.ref}: adapter.mock.outputs: {fault}",
+            hint="name files below out, such as text/response.txt",
+        )
+    return Answer(
+        texts={path: value for path, value in outputs.items() if isinstance(value, str)},
+        documents={path: value for path, value in outputs.items() if not isinstance(value, str)},
+    )
+
+
+def write(files: Mapping[str, bytes], out: Path) -> None:
+    """Put the files below ``out``."""
+    made = {""}
+    for path, data in files.items():
+        parent = path.rpartition("/")[0]
+        if parent not in made:
+            (out / parent).mkdir(parents=True, exist_ok=True)
+            made.add(parent)
+        (out / path).write_bytes(data)
+
+
+def _derived(processor: Processor) -> Answer:
+    from theory_adapter_mock.derive import derive  # noqa: PLC0415 - as above
+    from theory_adapter_mock.schema import NotDerivable  # noqa: PLC0415 - as above
+
+    try:
+        texts, documents = derive(processor.outputs)
+    except NotDerivable as error:
+        place, reason = error.pointer or "its root", error.reason
+    else:
+        place, reason = "/properties", _fault_of_paths([*texts, *documents])
+        if not reason:
+            return Answer(texts, documents, processor.outputs)
+    raise errors.Unsupported(
+        f"{processor.ref}: the mock adapter cannot derive outputs from their schema: at {place}, {reason}",
+        hint="add adapter.mock.outputs to the entry: a path and a text or JSON for each output",
+    )
+
+
+def _fault_of_paths(paths: Iterable[str]) -> str:
+    """Why these cannot all be files below one folder, or an empty text."""
+    folders = {path[:end] for path in paths for end, character in enumerate(path) if character == "/"}
+    for path in paths:
+        if any(step in {"", ".", ".."} or len(step.encode()) > _MAX_NAME_BYTES for step in path.split("/")):
+            return f"{path[:100]!r} is no relative path of a file"
+        if "\0" in path or "\\" in path:
+            return f"{path[:100]!r} has a character that no file name may have"
+        if path in folders:
+            return f"{path[:100]!r} is a file and a folder"
+    return ""
+
+
+def _texts_of(message: Json) -> list[str]:
+    """The texts of one message: its content, or the text parts of its content."""
+    content = message.get("content") if isinstance(message, dict) else None
+    parts = content if isinstance(content, list) else [content]
+    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    return [text for text in texts if isinstance(text, str)]
