@@ -1,0 +1,132 @@
+"""What the adapter says of itself and of an entry, before anything runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import theory_adapter_process.adapter as process
+from theory import errors
+from theory.options import options_of
+from theory_adapter_process.adapter import Options
+
+if TYPE_CHECKING:
+    from theory.testing.bench import Bench
+
+
+def test_it_does_not_claim_to_isolate() -> None:
+    info = process.describe_adapter()
+    assert not info.offers & {"isolation", "image", "gpu", "cpu_limit"}
+    assert {"process", "network", "secrets_env"} <= info.offers
+    assert "no isolation" in info.summary
+    assert not info.pretends
+
+
+def test_memory_is_offered_as_limited_on_linux_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    for linux in (True, False):
+        monkeypatch.setattr(process, "_LINUX", linux)
+        assert ("memory_limit" in process.describe_adapter().offers) is linux
+
+
+def test_an_entry_without_a_command_is_refused(bench: Bench) -> None:
+    message = "contract/steps@1 has no command, so it needs its image; process cannot run images"
+    with pytest.raises(errors.Unsupported, match=re.escape(message)) as caught:
+        process.identify(bench.processor(command=None), Options())
+    assert caught.value.hint == "theory run contract/steps@1 --adapter local"
+
+
+def test_a_program_that_this_machine_lacks_is_refused(bench: Bench) -> None:
+    with pytest.raises(
+        errors.Unsupported, match="contract/steps@1 runs 'no-such-program', which is not on this"
+    ):
+        process.identify(bench.processor(command=("no-such-program", "-x")), Options())
+
+
+@pytest.mark.parametrize("program", ["python", "python3", "sh", "./none", "/none/at/all"])
+def test_what_may_be_there_is_not_refused(bench: Bench, program: str) -> None:
+    assert process.identify(bench.processor(command=(program,)), Options()).python
+
+
+def test_an_image_is_the_content_of_its_environment(bench: Bench) -> None:
+    """The id is part of memo keys: changing it forgets every result."""
+    folder = bench.folder / "entry"
+    folder.mkdir()
+    (folder / "lock").write_bytes(b"tiny==1.0\n")
+    plain = process.identify(bench.processor(), Options())
+    locked = process.identify(bench.processor(adapter={"process": {"requirements": "lock"}}), Options())
+    if sys.version_info[:2] == (3, 11):
+        assert plain.id == "process:b3:a2e2b63fefe77e1ba7953b87387615c0f5cb10c2d06b3d09f9e5dcd408d40003"
+        assert locked.id == "process:b3:664304ca8647cc789a2dac4f8590767e5c0cb8f8fb3751b32b1c0be7a38d87e0"
+    assert plain.id != locked.id
+    assert plain.digest is None
+    assert plain.python == "{}.{}".format(*sys.version_info)
+
+
+def test_the_platform_is_spelled_as_docker_does(bench: Bench) -> None:
+    system, _, arch = process.identify(bench.processor(), Options()).platform.partition("/")
+    assert system == sys.platform
+    assert arch == {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"requirement": "x"}, "contract/steps@1: /adapter/process/requirement is unknown"),
+        ({"requirements": 3}, "/adapter/process/requirements is no path below the entry's folder"),
+        ({"requirements": "../x"}, "/adapter/process/requirements is no path below the entry's folder"),
+        (
+            {"requirements": "/etc/passwd"},
+            "/adapter/process/requirements is no path below the entry's folder",
+        ),
+        (
+            {"requirements": "none.lock"},
+            "/adapter/process/requirements: none.lock: No such file or directory",
+        ),
+    ],
+    ids=["unknown key", "no text", "upwards", "absolute", "missing"],
+)
+def test_a_faulty_entry_is_told(bench: Bench, told: dict[str, object], message: str) -> None:
+    with pytest.raises(errors.RegistryFault, match=re.escape(message)):
+        process.identify(bench.processor(adapter={"process": told}), Options())
+
+
+@pytest.mark.parametrize(
+    "line", ["-r other.txt", "  --requirement=other.txt", "-e .", "-c limits.txt", "-rother.txt"]
+)
+def test_a_lock_that_takes_in_other_files_is_refused(bench: Bench, line: str) -> None:
+    folder = bench.folder / "entry"
+    folder.mkdir()
+    (folder / "lock").write_text(f"tiny==1.0\n{line}\n", encoding="utf-8")
+    with pytest.raises(errors.RegistryFault, match="lock, line 2 takes in other files"):
+        process.identify(bench.processor(adapter={"process": {"requirements": "lock"}}), Options())
+
+
+@pytest.mark.parametrize("python", ["/none/python", "sh"])
+def test_an_interpreter_that_is_none_is_refused(bench: Bench, python: str) -> None:
+    with pytest.raises(errors.BadAdapterOptions, match="the option python of the adapter process: "):
+        process.identify(bench.processor(), Options(python=python))
+
+
+@given(open_files=st.integers(max_value=15))
+def test_an_open_files_limit_that_no_program_survives_is_refused(open_files: int) -> None:
+    with pytest.raises(errors.BadAdapterOptions, match="open_files is below 16"):
+        options_of("process", Options, {"open_files": open_files})
+
+
+@pytest.mark.parametrize("file_size", [0, -1, 2**41])
+def test_a_file_size_that_cannot_be_is_refused(file_size: int) -> None:
+    with pytest.raises(errors.BadAdapterOptions, match="file_size is not between 1 and"):
+        options_of("process", Options, {"file_size": file_size})
+
+
+def test_a_doctor_is_told_which_python_it_is_and_that_nothing_isolates() -> None:
+    findings = {finding.subject: finding for finding in process.diagnose()}
+    assert all(finding.ok for finding in findings.values()), findings
+    assert sys.version.split()[0] in findings["python"].message
+    assert findings["isolation"].message.startswith("none")
