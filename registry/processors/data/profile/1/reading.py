@@ -1,0 +1,243 @@
+"""From the bytes of a file to batches of rows: encoding, line ends, delimiter, records.
+
+The file is read twice. The first pass only decodes, at the speed of the disk, so that the encoding is known
+for all of the file before the first cell is counted; the second parses.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+CHUNK = 1 << 20  # bytes a read
+LINE_LIMIT = 16 << 20  # characters of one line
+CELL_LIMIT = 1 << 20  # characters of one cell
+ROOMY = 1024
+"""Characters of a line; in longer ones each cell is looked at for its length."""
+PEEK = 1 << 16  # bytes the delimiter is judged by
+DELIMITERS = (",", ";", "\t", "|")
+REPLACEMENT = "\ufffd"
+STRAY = 0.02
+"""Undecodable bytes among those beyond ASCII: up to this share a file is damaged UTF-8, above it is none."""
+
+MARKS = (("utf-8", codecs.BOM_UTF8), ("utf-16-le", codecs.BOM_UTF16_LE), ("utf-16-be", codecs.BOM_UTF16_BE))
+SIGNATURES = (
+    (b"PK\x03\x04", "a ZIP archive (an Excel workbook?)"),
+    (b"\x1f\x8b", "compressed with gzip"),
+    (b"%PDF-", "a PDF document"),
+    (b"PAR1", "a Parquet file"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel workbook"),
+)
+
+
+class RefusedError(Exception):
+    """The file cannot be profiled; the message is one line for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How the file's bytes become text, and what was noticed on the way."""
+
+    codec: str
+    mark: int  # bytes of the byte order mark, 0 without
+    replaced: int  # characters that could not be decoded
+    line_ends: str  # lf, crlf, cr, mixed or none
+
+    @property
+    def name(self) -> str:
+        """The name as people know it."""
+        return {"utf-16-le": "utf-16", "utf-16-be": "utf-16"}.get(self.codec, self.codec)
+
+
+@dataclass(slots=True)
+class Lines:
+    """The lines of a file, whole chunks at a time, with what the chunks looked like."""
+
+    pieces: Iterable[str]
+    chunks: int = 0
+    longest: int = 0  # characters of the longest line in this chunk or the one before
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield one line after the other, line ends kept as csv wants them."""
+        before = 0
+        for text in whole_lines(self.pieces):
+            lines = list(io.StringIO(text, newline=""))
+            here = max(map(len, lines))
+            self.chunks += 1
+            self.longest, before = max(before, here), here
+            yield from lines
+
+
+@dataclass(slots=True)
+class Source:
+    """A file that is known to be text: `encoding` and `delimiter` are settled, `batches` reads it."""
+
+    path: Path
+    size_bytes: int
+    encoding: Encoding
+    delimiter: str
+    bytes_read: int = field(default=0)
+
+    def batches(self) -> Iterator[tuple[list[list[str]], bool]]:
+        """Yield the records, about a megabyte at a time, and whether a cell among them may be long.
+
+        Raises:
+            RefusedError: a cell, a line or a record is beyond all measure.
+        """
+        lines = Lines(self._decoded())
+        csv.field_size_limit(CELL_LIMIT)
+        reader = csv.reader(lines, delimiter=self.delimiter)
+        rows: list[list[str]] = []
+        record, last_line, chunks = 0, 0, 1
+        try:
+            for row in reader:
+                rows.append(row)
+                if lines.chunks != chunks:
+                    record += len(rows)
+                    several_lines = reader.line_num - last_line != len(rows)
+                    yield rows, several_lines or lines.longest > ROOMY
+                    rows, last_line, chunks = [], reader.line_num, lines.chunks
+        except csv.Error as error:
+            raise RefusedError(_csv_fault(error, record + len(rows) + 1)) from error
+        if rows:
+            yield rows, True
+
+    def _decoded(self) -> Iterator[str]:
+        for text, count in decoded(self.path, self.encoding.codec, self.encoding.mark, "replace"):
+            self.bytes_read += count
+            yield text
+
+
+def open_source(path: Path, delimiter: str | None) -> Source:
+    """Settle encoding and delimiter of the file.
+
+    Raises:
+        RefusedError: it is empty, or no text.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(PEEK)
+            size_bytes = file.seek(0, io.SEEK_END)
+    except OSError as error:
+        message = f"the table cannot be read: {error.strerror}"
+        raise RefusedError(message) from error
+    if not head:
+        message = "the file is empty (0 bytes): there is not even a header"
+        raise RefusedError(message)
+    for signature, what in SIGNATURES:
+        if head.startswith(signature):
+            message = f"this is not a CSV file: it is {what}"
+            raise RefusedError(message)
+    encoding = find_encoding(path, head)
+    if delimiter is None:
+        beginning = codecs.getincrementaldecoder(encoding.codec)("replace").decode(head[encoding.mark :])
+        delimiter = find_delimiter(beginning, whole=len(head) == size_bytes)
+    return Source(path, size_bytes, encoding, delimiter)
+
+
+def find_encoding(path: Path, head: bytes) -> Encoding:
+    """Find the encoding that fits the whole file: by its mark, else UTF-8, else Windows-1252, else Latin-1.
+
+    Raises:
+        RefusedError: there are NUL characters, so it is no text in any of them.
+    """
+    codec, mark = next(((name, len(bom)) for name, bom in MARKS if head.startswith(bom)), ("utf-8", 0))
+    try:
+        return Encoding(codec, mark, *survey(path, codec, mark, "strict"))
+    except UnicodeDecodeError:
+        replaced, line_ends = survey(path, codec, mark, "replace")
+    if mark or replaced <= STRAY * beyond_ascii(path):
+        return Encoding(codec, mark, replaced, line_ends)
+    try:
+        return Encoding("cp1252", 0, *survey(path, "cp1252", 0, "strict"))
+    except UnicodeDecodeError:
+        return Encoding("latin-1", 0, *survey(path, "latin-1", 0, "strict"))
+
+
+def survey(path: Path, codec: str, mark: int, errors: str) -> tuple[int, str]:
+    """Decode the whole file; count what was replaced and tell how its lines end."""
+    replaced = crlf = lf = cr = position = 0
+    after_cr = False
+    for text, count in decoded(path, codec, mark, errors):
+        if "\0" in text:
+            near = position + mark + len(text[: text.index("\0")].encode(codec, "replace"))
+            message = f"this is not text: NUL near byte {near:,} (UTF-16 needs a byte order mark)"
+            raise RefusedError(message)
+        both = text.count("\r\n") + (after_cr and text.startswith("\n"))
+        crlf += both
+        lf += text.count("\n") - both
+        cr += text.count("\r") - both
+        after_cr = text.endswith("\r") if text else after_cr
+        replaced += text.count(REPLACEMENT) if errors == "replace" else 0
+        position += count
+    kinds = [name for name, number in (("lf", lf), ("crlf", crlf), ("cr", cr)) if number]
+    return replaced, "mixed" if len(kinds) > 1 else (kinds or ["none"])[0]
+
+
+def beyond_ascii(path: Path) -> int:
+    """Count the bytes above 127."""
+    ascii_bytes = bytes(range(128))
+    with path.open("rb") as file:
+        return sum(len(chunk.translate(None, ascii_bytes)) for chunk in iter(lambda: file.read(CHUNK), b""))
+
+
+def decoded(path: Path, codec: str, mark: int, errors: str) -> Iterator[tuple[str, int]]:
+    """Yield the text of the file, and of how many bytes each piece came."""
+    decoder = codecs.getincrementaldecoder(codec)(errors)
+    with path.open("rb") as file:
+        file.seek(mark)
+        while chunk := file.read(CHUNK):
+            yield decoder.decode(chunk), len(chunk)
+        yield decoder.decode(b"", final=True), 0
+
+
+def whole_lines(pieces: Iterable[str]) -> Iterator[str]:
+    """Cut the text anew, so that every piece ends where a line ends (the last one may not).
+
+    Raises:
+        RefusedError: a line is longer than LINE_LIMIT.
+    """
+    rest = ""
+    for piece in pieces:
+        text = rest + piece
+        end = text.rfind("\n") + 1 or text.rfind("\r", 0, len(text) - 1) + 1
+        if end:
+            yield text[:end]
+        rest = text[end:]
+        if len(rest) > LINE_LIMIT:
+            message = f"a line is longer than {LINE_LIMIT:,} characters: is this a CSV file?"
+            raise RefusedError(message)
+    if rest:
+        yield rest
+
+
+def find_delimiter(beginning: str, *, whole: bool) -> str:
+    """Choose the delimiter that gives most records the same number of cells; a comma if none gives two."""
+    lines = list(io.StringIO(beginning, newline=""))
+    if not whole and len(lines) > 1:
+        lines.pop()  # cut somewhere in the middle
+    best, best_score = DELIMITERS[0], (0.0, 0)
+    for delimiter in DELIMITERS:
+        try:
+            widths = Counter(len(row) for row in csv.reader(lines, delimiter=delimiter) if row)
+        except csv.Error:
+            continue
+        width, records = max(widths.items(), key=lambda item: (item[1], item[0]), default=(0, 0))
+        score = (records / max(1, sum(widths.values())), width)
+        if width > 1 and score > best_score:
+            best, best_score = delimiter, score
+    return best
+
+
+def _csv_fault(error: csv.Error, record: int) -> str:
+    if "field limit" in str(error):
+        return f"record {record:,}: a cell is longer than {CELL_LIMIT:,} characters; is a quote never closed?"
+    return f"record {record:,}: {error}"

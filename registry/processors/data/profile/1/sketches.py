@@ -1,0 +1,163 @@
+"""Summaries of bounded size for what does not fit: distinct counts, quantiles, frequent values, moments.
+
+All are deterministic: no seed, no `hash()`, no dependence on the order of a set. The same cells in the same
+order give the same bytes on every machine and every Python.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from array import array
+from hashlib import blake2b
+from operator import mul, sub
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+HASHES = 1 << 64  # a hash is 8 bytes of BLAKE2b, read as a little-endian integer
+
+
+class Distinct:
+    """How many different strings there were: the k smallest of their hashes tell (KMV).
+
+    Exact up to k - 1; beyond, the standard error is 1 / sqrt(k - 2).
+    Source: Bar-Yossef et al., "Counting distinct elements in a data stream", 2002; Beyer et al., SIGMOD 2007.
+    """
+
+    def __init__(self, k: int) -> None:
+        """Keep `k` hashes, 8 bytes each."""
+        self.k = k
+        self.smallest = array("Q")
+
+    def add(self, cells: Sequence[str]) -> None:
+        """Take note of the cells; one that was here before changes nothing."""
+        digests = [blake2b(cell.encode("utf-8", "surrogatepass"), digest_size=8).digest() for cell in cells]
+        hashes = array("Q", b"".join(digests))
+        if sys.byteorder == "big":
+            hashes.byteswap()
+        full = len(self.smallest) == self.k
+        below = self.smallest[-1] if full else HASHES
+        fresh = {value for value in hashes if value < below}
+        if fresh:
+            fresh.update(self.smallest)
+            self.smallest = array("Q", sorted(fresh)[: self.k])
+
+    @property
+    def exact(self) -> bool:
+        """Whether `count` is exact (but for two strings of one hash)."""
+        return len(self.smallest) < self.k
+
+    @property
+    def count(self) -> int:
+        """The number of different cells, or its estimate."""
+        if self.exact:
+            return len(self.smallest)
+        return (self.k - 1) * HASHES // (self.smallest[-1] + 1)
+
+    @property
+    def relative_error(self) -> float:
+        """One standard error, as a fraction of the count."""
+        return 0.0 if self.exact else 1 / math.sqrt(self.k - 2)
+
+
+class Ranks:
+    """Values in order, thinned out where there are too many: quantiles and histograms are read from it.
+
+    Level i holds values that stand for 2**i each. A level that is full is sorted and every second value moves
+    up, the odd ones and the even ones in turn; each such step moves the rank of any value by at most 2**i,
+    and these add up to `error`. Weights are kept exactly: they always sum to the number of values added.
+    Source: Manku, Rajagopalan, Lindsay, SIGMOD 1998, with the levels of Karnin, Lang, Liberty, FOCS 2016.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        """Let a level hold up to `capacity` values, 8 bytes each."""
+        self.capacity = capacity
+        self.levels: list[array[float]] = []
+        self.turns: list[int] = []
+        self.error = 0  # in ranks, at worst
+
+    def add(self, values: Sequence[float], counts: Sequence[int]) -> None:
+        """Add each value as often as its count says."""
+        for level in range(max(counts).bit_length()):
+            bit = 1 << level
+            self._extend(level, [value for value, count in zip(values, counts, strict=True) if count & bit])
+        level = 0
+        while level < len(self.levels):
+            if len(self.levels[level]) >= self.capacity:
+                self._thin(level)
+            level += 1
+
+    def _extend(self, level: int, values: Sequence[float]) -> None:
+        while len(self.levels) <= level:
+            self.levels.append(array("d"))
+            self.turns.append(0)
+        self.levels[level].extend(values)
+
+    def _thin(self, level: int) -> None:
+        ordered = sorted(self.levels[level])
+        rest = [ordered.pop()] if len(ordered) % 2 else []
+        self.levels[level] = array("d", rest)
+        self._extend(level + 1, ordered[self.turns[level] :: 2])
+        self.turns[level] ^= 1
+        self.error += 1 << level
+
+    def weighted(self) -> list[tuple[float, int]]:
+        """Return (value, weight) pairs in ascending order."""
+        return sorted((value, 1 << level) for level, values in enumerate(self.levels) for value in values)
+
+
+class Frequent:
+    """The most frequent cells, each count at most `error` too low.
+
+    Source: Misra and Gries 1982, merged as in Agarwal et al., "Mergeable summaries", PODS 2012.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        """Keep up to `capacity` cells."""
+        self.capacity = capacity
+        self.counts: dict[str, int] = {}
+        self.error = 0
+
+    def add(self, counts: Mapping[str, int]) -> None:
+        """Add the cells with their counts."""
+        merged = dict(counts)
+        for cell, count in self.counts.items():
+            merged[cell] = merged.get(cell, 0) + count
+        if len(merged) > self.capacity:
+            cut = sorted(merged.values(), reverse=True)[self.capacity]
+            merged = {cell: count - cut for cell, count in merged.items() if count > cut}
+            self.error += cut
+        self.counts = merged
+
+
+class Moments:
+    """Count, mean and standard deviation, without the cancellation of a sum of squares.
+
+    Every batch is summed with `math.fsum`, which rounds once (and alike on every Python, unlike `sum`), then
+    merged.
+    Source: Chan, Golub, LeVeque, "Updating formulae", 1979.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing counted."""
+        self.count = 0
+        self.mean = 0.0
+        self.squares = 0.0  # sum of squared distances from the mean
+
+    def add(self, values: Sequence[float], counts: Sequence[int]) -> None:
+        """Add each value as often as its count says."""
+        count = sum(counts)
+        mean = math.fsum(map(mul, values, counts)) / count
+        distances = list(map(sub, values, [mean] * len(values)))
+        squares = math.fsum(map(mul, map(mul, distances, distances), counts))
+        total, shift = self.count + count, mean - self.mean
+        self.mean += shift * count / total
+        self.squares += squares + shift * shift * self.count * count / total
+        self.count = total
+
+    @property
+    def stddev(self) -> float | None:
+        """The sample standard deviation (n - 1), for two values or more."""
+        return math.sqrt(self.squares / (self.count - 1)) if self.count > 1 else None
