@@ -196,7 +196,9 @@ def figures(column: Column, kind: str) -> Json:
     return document
 
 
-def quantile(pairs: list[tuple[float, int]], ends: list[int], percent: int, kind: str, column: Column) -> Any:
+def quantile(
+    pairs: list[tuple[float, int]], ends: list[int], percent: int, kind: str, column: Column
+) -> float | str:
     """Interpolate between the two values next to the rank; for dates the earlier one is taken."""
     rank, rest = divmod((ends[-1] - 1) * percent, 100)
     low = pairs[bisect_right(ends, rank)][0]
@@ -250,7 +252,7 @@ def bin_edges(low: float, high: float, kind: str) -> Iterator[float]:
         index += 1
 
 
-def value(number: float, kind: str, column: Column) -> Any:
+def value(number: float, kind: str, column: Column) -> float | str:
     """Spell a value of the column: an integer, a double, or an ISO 8601 text."""
     if kind == "date":
         return date.fromordinal(int(number)).isoformat()

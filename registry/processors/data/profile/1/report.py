@@ -285,7 +285,7 @@ def edge_labels(edges: list[Any], kind: str) -> Iterator[str]:
         yield edge[:10] if midnight else show(edge, kind)
 
 
-def show(value: Any, kind: str) -> str:
+def show(value: float | str, kind: str) -> str:
     """Spell a figure for people."""
     if isinstance(value, str):
         return for_html(value.replace("T", " ", 1))
@@ -299,7 +299,7 @@ def show(value: Any, kind: str) -> str:
     return (text.rstrip("0").rstrip(".") if places else text).replace("-", MINUS) or "0"
 
 
-def position(value: Any) -> float:
+def position(value: float | str) -> float:
     """Place a figure on an axis."""
     if isinstance(value, str):
         moment = datetime.fromisoformat(value.removesuffix("Z"))
