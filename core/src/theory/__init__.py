@@ -45,10 +45,11 @@ _HOME_OF = {
     "canonical_json": "theory.canon:canonical",
     "cid_of": "theory.canon:cid_of",
     "hookimpl": "theory.hookspecs:hookimpl",
+    "mime_of": "theory.mime:mime_of",
 }
-_TYPES = (
-    "AdapterInfo Artifact Capability Channel Envelope Failure Finding Image Job Json JsonObject Outcome Processor Ref "
-    "Secrets Staged Store Success Workspace"
+_TYPES = (  # noqa: SIM905 - easier to read than a list
+    "AdapterInfo Artifact Capability Channel Envelope Failure Finding Image Job Json JsonObject Outcome "
+    "Processor Ref Secrets Staged Store Success Workspace"
 ).split()
 
 __all__ = [*_HOME_OF, *_TYPES, "errors"]  # noqa: PLE0604 - every member is text

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """Run the command line and exit with its status.
 
-    The first Ctrl-C or SIGTERM cancels, also while modules are still being imported; the second one exits at once.
+    The first Ctrl-C or SIGTERM cancels, also during imports; the second one exits at once.
     """
     cancellation = Cancellation()
 
@@ -30,8 +30,8 @@ def main() -> None:
     from theory.cli import run_command_line  # noqa: PLC0415 - a Ctrl-C during its import must not print a traceback
 
     status = run_command_line(sys.argv[1:], cancellation)
-    # What had to be kept was synced before this. An orderly end of the interpreter would cost another tenth of a short
-    # run; the kernel does it in no time.
+    # What had to be kept was synced before this. An orderly end of the interpreter would cost another tenth
+    # of a short run; the kernel does it in no time.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from theory.canon import MAX_INTEGER, canonical
@@ -226,14 +226,14 @@ class Books:
         """Write the next event of a plan that is there; its row number."""
         query = "SELECT events + 1, head FROM plans WHERE key = ?"
         seq, prev = self.connection.execute(query, (plan,)).fetchone()
-        bare = Event(plan, seq, self.now, kind, execution_id, canonical(payload).decode(), prev, hash="")
-        event = replace(bare, hash=bare.computed_hash())
+        text = canonical(payload).decode()
+        digest = Event(plan, seq, self.now, kind, execution_id, text, prev, hash="").computed_hash()
         row = self.connection.execute(
             f"INSERT INTO events ({EVENT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - a constant
-            astuple(event),
+            (plan, seq, self.now, kind, execution_id, text, prev, digest),
         ).lastrowid
         query = "UPDATE plans SET events = ?, head = ? WHERE key = ?"
-        self.connection.execute(query, (seq, event.hash, plan))
+        self.connection.execute(query, (seq, digest, plan))
         return row or 0
 
     def _remove(self, old: Hold, *, spent: int) -> None:

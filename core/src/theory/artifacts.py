@@ -9,9 +9,9 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from theory import blobs, paths
-from theory.errors import ArtifactNotFound, AttachmentNotFound, BadInputs
-from theory.inputs import Attachment, Inputs, Reference
+from theory import blobs, durable, paths
+from theory.canon import canonical
+from theory.errors import ArtifactNotFound, AttachmentNotFound, BadInputs, StoreFailed
 from theory.mime import mime_of
 from theory.pipes import Pipe
 from theory.types import Artifact, Staged
@@ -19,7 +19,8 @@ from theory.types import Artifact, Staged
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from theory.types import JsonObject, Store
+    from theory.inputs import Attachment, Inputs, Reference
+    from theory.types import Job, JsonObject, Store, Workspace
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
@@ -61,16 +62,28 @@ def materialize(
     return inputs.with_artifacts(found), tuple(sorted(set(found.values())))
 
 
-def lay_out(artifacts: tuple[Artifact, ...], store: Store, root: Path) -> None:
-    """Put each input file at its world path below the workspace, read-only, its content verified.
+def lay_out(job: Job, workspace: Workspace, store: Store, *, pretends: bool) -> None:
+    """Make the workspace complete: the inputs, and each input file at its world path, read-only and verified.
+
+    An adapter that pretends reads no file of it, so it gets none.
 
     Raises:
         Damaged: The store's copy is not what its cid says.
+        StoreFailed: The workspace cannot be written.
     """
-    for artifact in artifacts:
-        target = root / artifact.path.lstrip("/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        blobs.clone(store, artifact.cid, target, mode=0o444)
+    try:
+        workspace.inputs.write_bytes(canonical(job.inputs))
+        if pretends:
+            return
+        workspace.cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for artifact in job.artifacts:
+            target = workspace.root / artifact.path.lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            blobs.clone(store, artifact.cid, target, mode=0o444)
+    except OSError as error:
+        raise durable.refusal(
+            StoreFailed, f"cannot write to the workspace {workspace.root}", error
+        ) from error
 
 
 def _artifact(cid: str, basename: str, size_bytes: int) -> Artifact:
@@ -78,7 +91,10 @@ def _artifact(cid: str, basename: str, size_bytes: int) -> Artifact:
 
 
 def _staged(
-    attachment: Attachment, store: Store, fetch: Callable[[str, Path], Path | None], cancelled: Callable[[], bool]
+    attachment: Attachment,
+    store: Store,
+    fetch: Callable[[str, Path], Path | None],
+    cancelled: Callable[[], bool],
 ) -> Staged:
     if attachment.source == "-":
         return _from_descriptor(0, "standard input", store, cancelled)
@@ -100,13 +116,15 @@ def _staged(
 def _from_file(file: Path, source: str, store: Store, cancelled: Callable[[], bool]) -> Staged:
     shown = paths.printable(source)
     try:
-        # Without O_NONBLOCK, opening a named pipe that nobody writes to would hang and could not be cancelled.
+        # Without O_NONBLOCK, opening a named pipe that nobody writes to would hang for good.
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise AttachmentNotFound(f"Attachment file not found: {shown}", hint="check the path") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise AttachmentNotFound(f"Attachment file {shown} cannot be read: {reason}", hint="check the file") from None
+        raise AttachmentNotFound(
+            f"Attachment file {shown} cannot be read: {reason}", hint="check the file"
+        ) from None
     try:
         return _from_descriptor(descriptor, shown, store, cancelled)
     finally:
@@ -119,9 +137,13 @@ def _from_descriptor(descriptor: int, shown: str, store: Store, cancelled: Calla
         if stat.S_ISREG(kind):
             return blobs.stage(store, descriptor, cancelled=cancelled)
         if stat.S_ISDIR(kind):
-            raise AttachmentNotFound(f"Attachment {shown} is a directory", hint="attach a file, or an archive of it")
+            raise AttachmentNotFound(
+                f"Attachment {shown} is a directory", hint="attach a file, or an archive of it"
+            )
         if stat.S_ISBLK(kind) or (stat.S_ISCHR(kind) and not os.isatty(descriptor)):
-            raise AttachmentNotFound(f"Attachment {shown} is a device", hint="attach a regular file or a pipe")
+            raise AttachmentNotFound(
+                f"Attachment {shown} is a device", hint="attach a regular file or a pipe"
+            )
         with io.BufferedReader(Pipe(descriptor, cancelled)) as stream:
             return blobs.stage(store, stream, cancelled=cancelled)
     except OSError as error:
@@ -137,8 +159,11 @@ def _referred(reference: Reference, store: Store, lookup: Callable[[str], Artifa
         raise ArtifactNotFound(f"no artifact is called {shown}", hint="theory ls shows what there is")
     if reference.cid not in (None, artifact.cid):
         raise BadInputs(
-            f"the artifact {shown} is {artifact.cid}, not {reference.cid}", hint="leave cid out to take what it is now"
+            f"the artifact {shown} is {artifact.cid}, not {reference.cid}",
+            hint="leave cid out to take what it is now",
         )
     if artifact.cid not in store.has([artifact.cid]):
-        raise ArtifactNotFound(f"the bytes of {shown} are gone from the store", hint="run again what made them")
+        raise ArtifactNotFound(
+            f"the bytes of {shown} are gone from the store", hint="run again what made them"
+        )
     return _artifact(artifact.cid, reference.path.rpartition("/")[2], artifact.size_bytes)

@@ -9,8 +9,8 @@ from contextlib import suppress
 class Cancellation:
     """Set once, seen by everybody who waits.
 
-    A signal handler may call ``set`` at any moment. ``threading.Event`` must not be used there: a handler that runs while
-    its own thread is inside ``wait`` would wait for a lock which that thread holds.
+    A signal handler may call ``set`` at any moment. ``threading.Event`` must not be used there: a handler
+    that runs while its own thread is inside ``wait`` would wait for a lock which that thread holds.
     """
 
     def __init__(self) -> None:
@@ -32,5 +32,6 @@ class Cancellation:
     def wait(self, seconds: float) -> bool:
         """Wait at most so long; True as soon as it is cancelled."""
         if self._gate.acquire(timeout=max(0.0, min(seconds, threading.TIMEOUT_MAX))):
-            self._gate.release()
+            with suppress(RuntimeError):  # as above: a second release may come in between
+                self._gate.release()
         return self.is_set()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MAX_JSON_BYTES = 16 * 1024 * 1024
 MAX_JSON_DEPTH = 64
 MAX_INTEGER = 2**53 - 1  # RFC 8785, 3.2.2.3: beyond this, two integers may have one spelling
+_EXPONENTS = 1e21  # ECMA-262, Number::toString: below this, a whole double is spelled as an integer
 
 ZERO_CID = "b3:" + "0" * 64  # stands in for an artifact that is not hashed yet
 CID = re.compile(r"b3:[0-9a-f]{64}")
@@ -46,18 +47,23 @@ def parse_json(data: bytes | str, *, exact: bool = True) -> Json:
 
     Args:
         data: The text.
-        exact: Refuse integers beyond 2^53-1, which have no canonical form; only what is never hashed may have them.
+        exact: Refuse integers beyond 2^53-1, which have no canonical form; only what is never hashed
+            may have them.
 
     Raises:
         BadJson: With line and column, or the JSON pointer of the fault.
     """
-    if len(data) > MAX_JSON_BYTES:
-        raise BadJson(f"{len(data):,} bytes or more of JSON, which is over the limit of {MAX_JSON_BYTES:,}")
+    size = len(data) if isinstance(data, bytes) else len(data.encode("utf-8", "surrogatepass"))
+    if size > MAX_JSON_BYTES:
+        raise BadJson(f"{size:,} bytes or more of JSON, which is over the limit of {MAX_JSON_BYTES:,}")
     text = _decode(data) if isinstance(data, bytes) else data
+    if text.startswith("\ufeff"):
+        raise BadJson("a byte order mark, which is not JSON")
     try:
         value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer)
     except json.JSONDecodeError as error:
-        raise BadJson(f"{_lowered(error.msg)} at line {error.lineno}, column {error.colno}") from None
+        what = _lowered(error.msg).removesuffix(" at")
+        raise BadJson(f"{what} at line {error.lineno}, column {error.colno}") from None
     except RecursionError:
         raise BadJson(f"nested deeper than {MAX_JSON_DEPTH} levels") from None
     check_json(value, exact=exact)
@@ -67,6 +73,8 @@ def parse_json(data: bytes | str, *, exact: bool = True) -> Json:
 def check_json(value: object, *, exact: bool = True) -> None:
     """Refuse what no JSON document of ours may hold, with its JSON pointer.
 
+    What passes ``exact`` is what ``parse_json`` reads again from its canonical form.
+
     Raises:
         BadJson: A type that is not JSON's, NaN, an infinite number, an integer beyond 2^53-1, a lone
             surrogate, or more than 64 levels.
@@ -74,28 +82,19 @@ def check_json(value: object, *, exact: bool = True) -> None:
     todo: list[tuple[object, str, int]] = [(value, "", 1)]
     while todo:
         item, pointer, depth = todo.pop()
-        if isinstance(item, str):
-            _check_text(item, pointer)
-        elif item is None or isinstance(item, bool):
-            continue
-        elif isinstance(item, int):
-            if exact and abs(item) > MAX_INTEGER:
-                raise BadJson("an integer beyond 2^53-1 has no exact JSON; send it as a string", pointer)
-        elif isinstance(item, float):
-            if item != item or item in (float("inf"), float("-inf")):  # noqa: PLR0124 - NaN differs from itself
-                raise BadJson("a number that JSON cannot hold", pointer)
-        elif isinstance(item, (dict, list)):
-            if depth > MAX_JSON_DEPTH:
-                raise BadJson(f"nested deeper than {MAX_JSON_DEPTH} levels", pointer)
-            for key, child in item.items() if isinstance(item, dict) else enumerate(item):
-                if isinstance(item, dict) and not isinstance(key, str):
+        if isinstance(item, dict):
+            for key, child in item.items():
+                if not isinstance(key, str):
                     raise BadJson(f"a key of type {type(key).__name__}, which is not text", pointer)
-                step = f"{pointer}/{escape_pointer(str(key))}"
-                if isinstance(key, str):
-                    _check_text(key, step)
-                todo.append((child, step, depth + 1))
+                _check_text(key, pointer)
+                todo.append((child, f"{pointer}/{escape_pointer(key)}", depth + 1))
+        elif isinstance(item, list):
+            todo.extend((child, f"{pointer}/{number}", depth + 1) for number, child in enumerate(item))
         else:
-            raise BadJson(f"a value of type {type(item).__name__}, which is not JSON", pointer)
+            _check_scalar(item, pointer, exact=exact)
+            continue
+        if depth > MAX_JSON_DEPTH:
+            raise BadJson(f"nested deeper than {MAX_JSON_DEPTH} levels", pointer)
 
 
 def escape_pointer(key: str) -> str:
@@ -104,10 +103,10 @@ def escape_pointer(key: str) -> str:
 
 
 def canonical(value: object) -> bytes:
-    """The one spelling of a JSON value (RFC 8785); the value has passed ``check_json``.
+    r"""The one spelling of a JSON value (RFC 8785); the value has passed ``check_json``.
 
     >>> canonical({"b": 1.0, "a": "é"})
-    b'{"a":"\\xc3\\xa9","b":1}'
+    b'{"a":"\xc3\xa9","b":1}'
     """
     import rfc8785  # noqa: PLC0415 - some commands spell nothing
 
@@ -143,6 +142,18 @@ def _integer(digits: str) -> int:
     if len(digits) > 300:  # noqa: PLR2004 - no double is longer, and int() takes quadratic time
         raise BadJson(f"the integer {digits[:20]}… has {len(digits):,} digits; send it as a string")
     return int(digits)
+
+
+def _check_scalar(item: object, pointer: str, *, exact: bool) -> None:
+    if isinstance(item, str):
+        _check_text(item, pointer)
+    elif isinstance(item, (int, float)):  # bool is an int
+        if item - item != 0:  # neither NaN nor infinite
+            raise BadJson("a number that JSON cannot hold", pointer)
+        if exact and abs(item) > MAX_INTEGER and (isinstance(item, int) or abs(item) < _EXPONENTS):
+            raise BadJson("an integer beyond 2^53-1 has no exact JSON; send it as a string", pointer)
+    elif item is not None:
+        raise BadJson(f"a value of type {type(item).__name__}, which is not JSON", pointer)
 
 
 def _check_text(text: str, pointer: str) -> None:
@@ -199,7 +210,7 @@ def cid_of_stream(stream: IO[bytes], write: Callable[[bytes], object] | None = N
 
 
 def tree_cid(files: Iterable[tuple[str, str, bool]]) -> str:
-    """The address of a folder: of ``(relative path, cid, executable)`` for each of its files, in any order."""
+    """The address of a folder: of ``(relative path, cid, executable)`` of each file, in any order."""
     return _derived(_TREE_CONTEXT, sorted([path, cid, executable] for path, cid, executable in files))
 
 

@@ -1,7 +1,9 @@
 """Settings: what they are, and where each of them came from.
 
-From the strongest to the weakest: what the caller says (command line or arguments), the environment (``THEORY_…``), the
-project's file (``theory.toml``, or ``[tool.theory]`` in ``pyproject.toml``, found by walking up), the user's file, defaults.
+From the strongest to the weakest: what the caller says (command line or arguments), the environment
+(``THEORY_…``), the project's file (``theory.toml``, or ``[tool.theory]`` in ``pyproject.toml``, found by
+walking up), the user's file, defaults. A folder or file that is not absolute is meant from the file that
+names it, and in a variable from the working directory.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ from theory.errors import Usage
 from theory.paths import DEFAULT_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from theory.types import JsonObject
 
-# key, environment variable, default, type; those marked "user" are never taken from a project's file, because a clone
-# must not choose where secrets come from, where records go, or that its programs run here without a container.
+# Environment variable, default and type of each key. Those that are the user's own are never taken from a
+# project's file: a clone must not choose where secrets come from, or where records go.
 _KEYS: dict[str, tuple[str, object, type]] = {
     "adapter": ("THEORY_ADAPTER", "local", str),
     "plan": ("THEORY_PLAN", "default", str),
@@ -66,21 +68,33 @@ def load(environ: Mapping[str, str] = os.environ, folder: Path | None = None) ->
     Raises:
         Usage: A file that is not TOML, an unknown key, or a value of a wrong type: file and key.
     """
-    project = _project_file(Path(os.getcwd()) if folder is None else folder)
+    folder = _working_directory() if folder is None else folder
+    project, projects = _project_file(folder)
     users = user_file(environ)
-    layers: list[tuple[str, Mapping[str, Any]]] = [
-        *((file.as_posix(), table) for file, table in (project,) if file),
-        *((users.as_posix(), table) for table in (_toml(users),) if table),
+    layers = [
+        (str(file), table) for file, table in ((project, projects), (users, _users(users))) if file and table
     ]
-    chosen = [_chosen(key, environ, layers) for key in _KEYS]
-    by_key = {setting.key: setting for setting in chosen}
-    home = Path(os.path.abspath(os.path.expanduser(str(by_key["home"].value or _default_home(environ)))))
-    store = str(by_key["store"].value or (home / "store").as_uri())
-    named, found = _registries(by_key["registry"], project[0])
+    chosen = {key: _chosen(key, environ, layers) for key in _KEYS}
+    bases = {str(file): file.parent for file in (project, users) if file}
+
+    def located(key: str, text: object) -> Path:
+        base = bases.get(chosen[key].origin, folder)
+        return Path(os.path.abspath(base / os.path.expanduser(str(text))))
+
+    home = located("home", chosen["home"].value or _default_home(environ))
+    store = str(chosen["store"].value or (home / "store").as_uri())
+    if "://" not in store:
+        store = located("store", store).as_uri()
+    folders = tuple(located("registry", item) for item in cast("Iterable[str]", chosen["registry"].value))
+    of_project = project is not None and chosen["registry"].origin == str(project)
+    upwards = next((path for here in _upwards(folder) if os.path.isdir(path := here / "registry")), None)
+    named = () if of_project else folders
+    found = (*(folders if of_project else ()), *((upwards,) if upwards else ()))
+    secrets_file = chosen["secrets_file"].value
+    secrets = located("secrets_file", secrets_file) if secrets_file else None
     options = _adapter_options(layers)
-    secrets_file = by_key["secrets_file"].value
-    shown = {"home": str(home), "store": store, "registry": [str(path) for path in (*named, *found)]}
-    origins = [Setting(s.key, shown.get(s.key, s.value), s.origin) for s in chosen]
+    shown = {"home": home, "store": store, "registry": (*named, *found), "secrets_file": secrets}
+    origins = [Setting(key, shown.get(key, setting.value), setting.origin) for key, setting in chosen.items()]
     origins += [
         Setting(f"adapters.{name}.{key}", value, origin)
         for name, table in options.items()
@@ -89,12 +103,12 @@ def load(environ: Mapping[str, str] = os.environ, folder: Path | None = None) ->
     return Settings(
         home=home,
         store=store,
-        adapter=str(by_key["adapter"].value),
-        plan=str(by_key["plan"].value),
-        write_prefix=str(by_key["write_prefix"].value),
+        adapter=str(chosen["adapter"].value),
+        plan=str(chosen["plan"].value),
+        write_prefix=str(chosen["write_prefix"].value),
         named_registries=named,
         found_registries=found,
-        secrets_file=Path(str(secrets_file)).expanduser() if secrets_file else None,
+        secrets_file=secrets,
         adapter_options={
             name: {key: value for key, (value, _) in table.items()} for name, table in options.items()
         },
@@ -117,7 +131,7 @@ def secrets_of(file: Path) -> dict[str, str]:
         Usage: It cannot be read, or a line is something else; its content is not repeated.
     """
     try:
-        lines = file.read_text("utf-8").splitlines()
+        lines = file.read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise Usage(f"the secrets file {file} cannot be read: {reason}", hint="check secrets_file") from None
@@ -143,36 +157,30 @@ def _default_home(environ: Mapping[str, str]) -> Path:
 def _chosen(key: str, environ: Mapping[str, str], layers: list[tuple[str, Mapping[str, Any]]]) -> Setting:
     variable, default, kind = _KEYS[key]
     if text := environ.get(variable):
-        return Setting(key, [part for part in text.split(os.pathsep) if part] if kind is list else text, variable)
+        return Setting(key, tuple(filter(None, text.split(os.pathsep))) if kind is list else text, variable)
     for file, table in layers:
         if key in table:
             value = table[key]
-            if not isinstance(value, kind) or (kind is list and not all(isinstance(item, str) for item in value)):
+            fits = all(isinstance(item, str) for item in value) if isinstance(value, list) else True
+            if not isinstance(value, kind) or not fits:
                 words = "a list of folders" if kind is list else "text"
-                raise Usage(f"{key} in {file} is not {words}", hint="docs/reference/configuration.md lists the keys")
+                raise Usage(
+                    f"{key} in {file} is not {words}", hint="docs/reference/configuration.md lists the keys"
+                )
             return Setting(key, value, file)
     return Setting(key, default, "default")
-
-
-def _registries(setting: Setting, project: Path | None) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """The folders that the user named, and those of the project: its file's, and a ``registry`` folder upwards."""
-    folders = tuple(Path(str(item)).expanduser() for item in cast("list[str]", setting.value))
-    base = None if setting.origin in ("default", "THEORY_REGISTRY") else Path(setting.origin).parent
-    folders = tuple(base / path if base else Path(os.path.abspath(path)) for path in folders)
-    of_project = project is not None and setting.origin == project.as_posix()
-    upwards = next(
-        (here / "registry" for here in _upwards(Path(os.getcwd())) if (here / "registry").is_dir()), None
-    )
-    found = (*(folders if of_project else ()), *((upwards,) if upwards else ()))
-    return (() if of_project else folders), found
 
 
 def _adapter_options(layers: list[tuple[str, Mapping[str, Any]]]) -> dict[str, dict[str, tuple[Any, str]]]:
     merged: dict[str, dict[str, tuple[Any, str]]] = {}
     for file, table in reversed(layers):
         adapters = table.get("adapters", {})
-        if not isinstance(adapters, dict) or not all(isinstance(options, dict) for options in adapters.values()):
-            raise Usage(f"adapters in {file} is not a table of tables", hint="[adapters.mock] begins the one of mock")
+        if not isinstance(adapters, dict) or not all(
+            isinstance(options, dict) for options in adapters.values()
+        ):
+            raise Usage(
+                f"adapters in {file} is not a table of tables", hint="[adapters.mock] begins the one of mock"
+            )
         for name, options in adapters.items():
             merged.setdefault(name, {}).update({key: (value, file) for key, value in options.items()})
     return merged
@@ -182,40 +190,49 @@ def _project_file(folder: Path) -> tuple[Path | None, Mapping[str, Any]]:
     for here in _upwards(folder):
         for name in _PROJECT_FILES:
             file = here / name
-            if not file.is_file():
-                continue
             table = _toml(file)
             if name == "pyproject.toml":
-                table = table.get("tool", {}).get("theory", {})
-                if not table:
-                    continue
+                tools = table.get("tool")
+                table = tools.get("theory", {}) if isinstance(tools, dict) else {}
+                if not isinstance(table, dict):
+                    raise Usage(f"tool.theory in {file} is not a table", hint="[tool.theory] begins it")
+            if not table:
+                continue
+            _known(table, file)
             if taken := sorted(_USERS_OWN & table.keys()):
                 raise Usage(
-                    f"{taken[0]} stands in {file}, but a project may not set it", hint="put it into your own configuration"
+                    f"{taken[0]} stands in {file}, but a project may not set it",
+                    hint="put it into your own configuration",
                 )
             if table.get("adapter") == "process":
                 raise Usage(
                     f"{file} makes process the adapter, which runs programs without isolation",
                     hint="choose it yourself: --adapter process, THEORY_ADAPTER or your own configuration",
                 )
-            _known(table, file)
             return file, table
     return None, {}
 
 
+def _users(file: Path) -> Mapping[str, Any]:
+    table = _toml(file)
+    _known(table, file)
+    return table
+
+
 def _known(table: Mapping[str, Any], file: Path) -> None:
     if unknown := sorted(table.keys() - _KEYS.keys() - {"adapters"}):
-        raise Usage(f"{file} has an unknown key {unknown[0]!r}", hint=f"there are {', '.join((*_KEYS, 'adapters'))}")
+        keys = ", ".join((*_KEYS, "adapters"))
+        raise Usage(f"{file} has an unknown key {unknown[0][:100]!r}", hint=f"there are {keys}")
 
 
 def _toml(file: Path) -> Mapping[str, Any]:
     try:
-        text = file.read_bytes()
+        data = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
         raise Usage(f"{file} cannot be read: {error.strerror}", hint="check its permissions") from None
-    if file.name == "pyproject.toml" and b"tool.theory" not in text:
+    if file.name == "pyproject.toml" and b"theory" not in data:
         return {}  # nothing of ours: no parser needed
     if sys.version_info >= (3, 11):
         import tomllib  # noqa: PLC0415 - most runs have no file
@@ -223,12 +240,18 @@ def _toml(file: Path) -> Mapping[str, Any]:
         import tomli as tomllib  # noqa: PLC0415 - as above
 
     try:
-        table = tomllib.loads(text.decode())
+        return tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Usage(f"{file} is not TOML: {error}", hint="correct it, or move it away") from None
-    if file.name == "config.toml":
-        _known(table, file)
-    return table
+
+
+def _working_directory() -> Path:
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise Usage(
+            f"there is no working directory: {error.strerror}", hint="cd to a folder that is there"
+        ) from None
 
 
 def _upwards(folder: Path) -> Iterator[Path]:

@@ -1,16 +1,19 @@
 """Which plugins are installed, found without importing one of them.
 
-The entry points are read straight from the ``*.dist-info`` and ``*.egg-info`` folders on ``sys.path``. That is what
-``importlib.metadata`` does too, but its import alone costs as much as half of a run (docs/decisions/0003).
-Source of the format: https://packaging.python.org/en/latest/specifications/entry-points/
+The entry points are read straight from the ``*.dist-info`` and ``*.egg-info`` folders on ``sys.path``. That
+is what ``importlib.metadata`` does too, but its import alone costs as much as half of a run
+(docs/decisions/0003). Source of the format:
+https://packaging.python.org/en/latest/specifications/entry-points/
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,18 +43,33 @@ def installed(path: Iterable[str] | None = None) -> Iterator[EntryPoint]:
             if not name.endswith((".dist-info", ".egg-info")):
                 continue
             distribution, _, version = name.rpartition(".")[0].partition("-")
-            distribution = re.sub(r"[-_.]+", "-", distribution).lower()
+            distribution = _normal(distribution)
             if distribution in seen:
                 continue
             seen.add(distribution)
             yield from _entry_points(os.path.join(folder, name, "entry_points.txt"), distribution, version)
 
 
-def allowed(found: Iterable[EntryPoint], environ: Mapping[str, str], ours: frozenset[str]) -> Iterator[EntryPoint]:
+def allowed(
+    found: Iterable[EntryPoint], environ: Mapping[str, str], ours: frozenset[str]
+) -> Iterator[EntryPoint]:
     """Those that ``THEORY_PLUGINS`` lets in: unset for all, else a list of distributions beside our own."""
     listed = environ.get("THEORY_PLUGINS")
-    wanted = {name.strip().lower() for name in (listed or "").split(",")} | ours
+    wanted = {_normal(name.strip()) for name in (listed or "").split(",")} | ours
     return (point for point in found if listed is None or point.distribution in wanted)
+
+
+def _normal(name: str) -> str:
+    """https://packaging.python.org/en/latest/specifications/name-normalization/."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def published() -> dict[str, dict[str, str]]:
+    """The names that we publish: group, name, distribution."""
+    names: dict[str, dict[str, str]] = json.loads(
+        Path(__file__).with_name("published.json").read_text("utf-8")
+    )
+    return names
 
 
 def _entry_points(file: str, distribution: str, version: str) -> Iterator[EntryPoint]:

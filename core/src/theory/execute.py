@@ -5,14 +5,14 @@ Lines, events, redaction, caps and the tail are made once, for all adapters.
 
 from __future__ import annotations
 
-import json
+import math
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
-from theory.canon import compact
-from theory.errors import Interrupted, OutOfMemory, ProcessorFailed, TimedOut
+from theory.canon import MAX_INTEGER, BadJson, parse_json
+from theory.errors import Interrupted, OutOfMemory, PluginFailed, ProcessorFailed, TimedOut
 from theory.paths import printable
 
 if TYPE_CHECKING:
@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from theory.types import Job, JsonObject, Outcome, Scalar, Secrets, Workspace
 
 MAX_LINE_BYTES = 64 * 1024  # a longer line is shown in pieces and is no event
+ENDED = ("exit", "timeout", "oom", "cancelled")
 TAIL_LINES = 40
 TAIL_BYTES = 4096  # of the log's end that a failing envelope carries
+_YEAR_S = 366 * 86_400
+_LAST_MOMENT = 253_402_300_799  # 9999-12-31T23:59:59Z, the last that RFC 3339 can write
 
 
 class LogChannel:
@@ -79,7 +82,7 @@ class LogChannel:
         """The command is over: what has no line end is a line too."""
         with self._lock:
             for stream in ("stdout", "stderr"):
-                self._split(stream, self._redactor.bytes(self._held[stream]))
+                self._split(stream, self._redactor.mask(self._held[stream]))
                 self._held[stream] = b""
                 if rest := self._line[stream]:
                     self._line[stream] = b""
@@ -108,7 +111,7 @@ class LogChannel:
             event = {"event": "log", "stream": stream, "text": text}
         elif self._listen is not None:
             # An escape such as \u0073 may have hidden a value from the bytes.
-            event = cast("JsonObject", json.loads(self._redactor.text(compact(event))))
+            event = {"event": event["event"], **self._redactor.members(event)}
         if self._listen is not None:
             self._listen(event)
 
@@ -116,11 +119,22 @@ class LogChannel:
 def execute(
     job: Job, adapter: Adapter, workspace: Workspace, options: object, secrets: Secrets, channel: LogChannel
 ) -> Outcome:
-    """Run the job; the log is complete when this returns."""
+    """Run the job; the log is complete when this returns.
+
+    Raises:
+        PluginFailed: The adapter raised, ended the process, or answered with what cannot be.
+    """
     try:
-        return adapter.execute(job, workspace, options, secrets, channel)
+        outcome = adapter.execute(job, workspace, options, secrets, channel)
+    except SystemExit as error:
+        raise PluginFailed(
+            f"the adapter {adapter.name} called sys.exit", hint="that is a bug in the plugin"
+        ) from error
     finally:
         channel.close()
+    if fault := _fault(outcome):
+        raise PluginFailed(f"the adapter {adapter.name} answered {fault}", hint="that is a bug in the plugin")
+    return outcome
 
 
 def check_outcome(job: Job, outcome: Outcome, channel: LogChannel, signal: int | None) -> None:
@@ -136,7 +150,9 @@ def check_outcome(job: Job, outcome: Outcome, channel: LogChannel, signal: int |
         raise Interrupted(f"{ref} was cancelled{detail}", signal=signal or 2, meta=meta)
     if outcome.ended == "timeout":
         raise TimedOut(
-            f"{ref} did not end within {runtime.timeout:g} s{detail}", hint="--timeout SECONDS gives it more", meta=meta
+            f"{ref} did not end within {runtime.timeout:g} s{detail}",
+            hint="--timeout SECONDS gives it more",
+            meta=meta,
         )
     if outcome.ended == "oom":
         raise OutOfMemory(
@@ -148,15 +164,53 @@ def check_outcome(job: Job, outcome: Outcome, channel: LogChannel, signal: int |
         last = next((line for line in reversed(channel.tail().splitlines()) if line.strip()), "")
         said = f": {printable(last)}" if last and not detail else detail
         raise ProcessorFailed(
-            f"{ref} ended with exit status {outcome.exit_code}{said}", hint="meta.log_tail has the end of its log", meta=meta
+            f"{ref} ended with exit status {outcome.exit_code}{said}",
+            hint="meta.log_tail has the end of its log",
+            meta=meta,
         )
+
+
+def guarded(listen: Callable[[JsonObject], None] | None) -> Callable[[JsonObject], None]:
+    """A listener whose faults are its own: after one it is told nothing more, and the run goes on."""
+    deaf = listen is None
+
+    def tell(event: JsonObject) -> None:
+        nonlocal deaf
+        if listen is None or deaf:
+            return
+        try:
+            listen(event)
+        except Exception as error:  # noqa: BLE001 - whatever the caller's code raises
+            deaf = True
+            if not isinstance(error, BrokenPipeError):  # who read our output has gone, and that is all
+                import traceback  # noqa: PLC0415 - never in a good run
+
+                traceback.print_exception(error)
+
+    return tell
+
+
+def _fault(outcome: Outcome) -> str:
+    """What cannot be in an outcome, which would break a record that is for ever; or an empty string."""
+    cost = outcome.cost_micro_usd
+    if outcome.ended not in ENDED:
+        return f"that the command ended as {outcome.ended!r}"
+    if outcome.ended == "exit" and type(outcome.exit_code) is not int:
+        return f"an exit status of {outcome.exit_code!r}"
+    if cost is not None and (type(cost) is not int or not 0 <= cost <= MAX_INTEGER):
+        return f"a cost of {cost!r} micro-USD"
+    if not (math.isfinite(outcome.duration_s) and 0 <= outcome.duration_s <= _YEAR_S):
+        return f"a duration of {outcome.duration_s!r} s"
+    if not (math.isfinite(outcome.started_at) and 0 <= outcome.started_at <= _LAST_MOMENT):
+        return f"a start at {outcome.started_at!r}"
+    return ""
 
 
 def _event(line: bytes) -> JsonObject | None:
     if not line.startswith(b"{") or len(line) >= MAX_LINE_BYTES:
         return None
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
+        value = parse_json(line)
+    except BadJson:
         return None
     return value if isinstance(value, dict) and isinstance(value.get("event"), str) else None

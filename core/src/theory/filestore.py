@@ -37,9 +37,8 @@ _OURS = frozenset({"format", "blobs", "memo", "tmp"})
 _MODE = 0o444
 _SHARD = re.compile(r"[0-9a-f]{2}")
 _NAME = re.compile(r"[0-9a-f]{64}")
-_READ = (
-    os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-)  # a pipe put there by hand must not hang us
+# Not blocking, because a pipe that somebody put there must not hang us.
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _PREFIX = len("b3:")
 _ELSEWHERE = "choose an empty folder, or one that does not exist yet"
 
@@ -256,7 +255,7 @@ class FileStore:
         for name in ("blobs", "blobs/b3", "memo", "tmp"):
             durable.make_folder(self.root / name, durable.PRIVATE_FOLDER)
         for folder in (self.root.parent, self.root / "blobs"):  # the root itself is synced with format
-            durable.sync_folder(folder)
+            self._sync_folder(str(folder))
         durable.write_file(self.root / "format", _FORMAT.encode(), mode=_MODE, through=self._staging)
 
     def _commit(self, moves: dict[str, tuple[str, int]]) -> None:

@@ -58,7 +58,7 @@ def describe_adapter() -> AdapterInfo | None:
 
 @hookspec(firstresult=True)
 def identify(processor: Processor, options: object) -> Image | None:
-    """Adapters: which image this entry means here, before anything runs; may ask a daemon, never builds or pulls."""
+    """Adapters: which image this entry means here, before anything runs; never builds or pulls."""
 
 
 @hookspec(firstresult=True)

@@ -1,12 +1,14 @@
 """Room 2: raw JSON becomes inputs that satisfy the entry's schema.
 
-An attachment is not read here: a stand-in object with an all-zero cid takes its place, so that a file of 10 GB is not
-hashed for a request that is wrong anyway. ``Inputs.with_artifacts`` puts the real objects in and validates again.
+An attachment is not read here: a stand-in object with an all-zero cid takes its place, so that a file of 10
+GB is not hashed for a request that is wrong anyway. ``Inputs.with_artifacts`` puts the real objects in and
+validates again.
 """
 
 from __future__ import annotations
 
 import unicodedata
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -64,7 +66,9 @@ class Inputs:
         )
 
 
-def check_inputs(processor: Processor, raw: str | bytes | JsonObject, attachments: Mapping[str, str]) -> Inputs:
+def check_inputs(
+    processor: Processor, raw: str | bytes | JsonObject, attachments: Mapping[str, str]
+) -> Inputs:
     """Parse, rewrite, fill defaults and validate.
 
     Args:
@@ -94,11 +98,17 @@ def check_inputs(processor: Processor, raw: str | bytes | JsonObject, attachment
     _check_places(document, "", known)
     _validated(processor, document, attach, refer)
     if unused := sorted(known.keys() - used):
+        shown = paths.printable(unused[0])
         raise BadInputs(
-            f"nothing in the inputs refers to the attachment {unused[0]!r}",
-            hint=f'write {{"$attach": "{unused[0]}"}} where it belongs, or leave out --attach {unused[0]}=…',
+            f"nothing in the inputs refers to the attachment {shown!r}",
+            hint=f'write {{"$attach": "{shown}"}} where it belongs, or leave out --attach {shown}=…',
         )
     return Inputs(document, tuple(known.values()), tuple(dict.fromkeys(references)), processor)
+
+
+def _place(pointer: str) -> str:
+    """A JSON pointer as people see it; the keys in it come from outside."""
+    return paths.printable(pointer) or "/"
 
 
 def _parsed(raw: str | bytes | JsonObject) -> JsonObject:
@@ -107,9 +117,9 @@ def _parsed(raw: str | bytes | JsonObject) -> JsonObject:
             value: Json = parse_json(raw)
         else:
             check_json(raw)
-            value = raw
+            value = deepcopy(raw)  # the caller may go on to change it
     except BadJson as error:
-        where = f" at {error.pointer}" if error.pointer else ""
+        where = f" at {_place(error.pointer)}" if error.pointer else ""
         raise BadInputs(f"the inputs are not JSON that can be used: {error}{where}") from None
     if not isinstance(value, dict):
         raise BadInputs("the inputs are not a JSON object", hint="--inputs-json '{\"name\": …}'")
@@ -121,7 +131,8 @@ def _attachment(name: str, source: str) -> Attachment:
     basename = unicodedata.normalize("NFC", basename)
     if fault := paths.fault_of_segment(basename):
         raise AttachmentNotFound(
-            f"Attachment file {paths.printable(source)!r} {fault}", hint="rename the file, or attach it from standard input"
+            f"Attachment file {paths.printable(source)!r} {fault}",
+            hint="rename the file, or attach it from standard input",
         )
     return Attachment(name, source, basename)
 
@@ -136,11 +147,11 @@ def _check_places(value: Json, pointer: str, known: Mapping[str, Attachment]) ->
     if wire.ATTACH in value:
         name = value[wire.ATTACH]
         if len(value) > 1 or not isinstance(name, str):
-            raise BadInputs(f'{pointer or "/"} is not of the form {{"$attach": "name"}}')
+            raise BadInputs(f'{_place(pointer)} is not of the form {{"$attach": "name"}}')
         if name not in known:
-            have = ", ".join(sorted(known)) or "none"
+            have = paths.printable(", ".join(sorted(known))) or "none"
             raise BadInputs(
-                f"{pointer or '/'} refers to the attachment {paths.printable(name)!r}, which was not given",
+                f"{_place(pointer)} refers to the attachment {paths.printable(name)!r}, which was not given",
                 hint=f"--attach {paths.printable(name)}=PATH (given: {have})",
             )
         return
@@ -160,11 +171,12 @@ def _reference(value: JsonObject, pointer: str = "") -> Reference:
         or not isinstance(value.get("mime", ""), str)
     ):
         raise BadInputs(
-            f'{pointer or "/"} is not of the form {{"$artifact": "/artifacts/…", "cid": "b3:…", "mime": "…"}}',
+            f"{_place(pointer)} is not of the form"
+            ' {"$artifact": "/artifacts/…", "cid": "b3:…", "mime": "…"}',
             hint="cid and mime may be left out",
         )
     if fault := paths.fault_of_path(path):
-        raise BadInputs(f"the artifact {paths.printable(path)!r} at {pointer or '/'} {fault}")
+        raise BadInputs(f"the artifact {paths.printable(path)!r} at {_place(pointer)} {fault}")
     return Reference(path, cid)
 
 
@@ -184,13 +196,15 @@ def _validated(
     except Mismatch as error:
         more = f" (and {error.more} more)" if error.more else ""
         raise BadInputs(
-            f"the inputs of {processor.ref} at {error.pointer or '/'}: {error}{more}",
+            f"the inputs of {processor.ref} at {_place(error.pointer)}: {error}{more}",
             hint=f"theory registry show {processor.ref} prints their schema",
         ) from None
     return cast("JsonObject", value)
 
 
-def _rewritten(value: Json, attach: Callable[[str], Artifact], refer: Callable[[Reference], Artifact]) -> Json:
+def _rewritten(
+    value: Json, attach: Callable[[str], Artifact], refer: Callable[[Reference], Artifact]
+) -> Json:
     if isinstance(value, list):
         return [_rewritten(item, attach, refer) for item in value]
     if not isinstance(value, dict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from theory import wire
@@ -10,9 +11,13 @@ from theory.canon import memo_key
 from theory.types import Job
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
-    from theory.types import Artifact, Image, JsonObject, Processor
+    from theory.admit import Admission
+    from theory.plugins import Adapter
+    from theory.redact import Redactor
+    from theory.request import Request
+    from theory.types import Artifact, Image, JsonObject, Processor, Workspace
 
 # 1980-01-01, the earliest moment that a zip archive can hold.
 # Source: https://reproducible-builds.org/docs/source-date-epoch/
@@ -25,6 +30,19 @@ _THREADS = (
     "VECLIB_MAXIMUM_THREADS",
     "RAYON_NUM_THREADS",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """All that is known before anything is spent: what rooms 1 to 5 have made."""
+
+    request: Request
+    adapter: Adapter
+    admission: Admission
+    job: Job
+    records: Mapping[str, bytes]  # role and content of what explains it later
+    workspace: Workspace
+    redactor: Redactor
 
 
 def plan_job(

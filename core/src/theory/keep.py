@@ -7,7 +7,8 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from theory import blobs, paths, wire
-from theory.canon import canonical, cid_of, compact
+from theory.canon import canonical, cid_of, compact, tree_cid
+from theory.errors import RegistryFault, Retry
 from theory.job import env_fingerprint
 from theory.tree import ENTRY, files_of
 from theory.types import Artifact, Receipt, Staged
@@ -29,9 +30,36 @@ class Kept:
     blobs: Mapping[str, str]  # role and cid of all that a replay or an explanation needs
 
 
+def records_of(job: Job, preimage: JsonObject, store: Store) -> dict[str, bytes]:
+    """What explains this job later, by role, read before it runs; the files of its tree are put.
+
+    Whatever happens to the entry's folder while the job runs, the records are those of what ran.
+
+    Raises:
+        Retry: The entry was changed since it was resolved.
+        RegistryFault: Its folder cannot be read.
+        StoreFailed: The store refused.
+    """
+    processor, folder = job.processor, job.processor.folder
+    try:
+        entry = (folder / ENTRY).read_bytes()
+        files = sorted(files_of(folder, processor.image.dockerfile))
+        listing = canonical([list(file) for file in files])
+        if cid_of(entry) != processor.cid or tree_cid(files) != processor.tree:
+            raise Retry(f"the entry {processor.ref} was changed while it was read", hint="run it again")
+        if not store.has([cid_of(listing)]):
+            # The listing is put later; it says that these are here, so they are durable before it is.
+            _put(store, [(folder / path).read_bytes() for path, _, _ in files])
+    except OSError as error:
+        raise RegistryFault(
+            f"{folder} cannot be read: {error.strerror}", hint="check its files and permissions"
+        ) from error
+    return {"entry": entry, "tree": listing, "inputs": canonical(job.inputs), "preimage": canonical(preimage)}
+
+
 def keep(
     job: Job,
-    preimage: JsonObject,
+    records: Mapping[str, bytes],
     adapter: str,
     outputs: tuple[Artifact, ...],
     staged: Iterable[Staged],
@@ -40,12 +68,11 @@ def keep(
     outcome: Outcome,
     source_execution_id: str | None = None,
 ) -> Kept:
-    """Put every output and record, then the receipt, and the index last, so that it never lists what is missing.
+    """Put every output and record, and the index last, so that it never lists what is missing.
 
     Raises:
         StoreFailed: The store refused; what was put stays, unlisted and harmless.
     """
-    records = _records(job, preimage)
     receipt = Receipt(
         execution_id=job.execution_id,
         ref=str(job.processor.ref),
@@ -64,47 +91,32 @@ def keep(
         finished_at=_rfc3339(outcome.started_at + outcome.duration_s),
         source_execution_id=source_execution_id,
     )
-    records["receipt"] = compact(wire.receipt_document(receipt)).encode()
-    records["index"] = compact(wire.index_document(outputs)).encode()
-    cids = _put(job, records, staged, store)
+    documents = {
+        **records,
+        "receipt": compact(wire.receipt_document(receipt)).encode(),
+        "index": compact(wire.index_document(outputs)).encode(),
+    }
+    _put(store, documents.values(), staged)
+    cids = {role: cid_of(data) for role, data in documents.items()}
     folder = f"{paths.EXECUTIONS}{job.execution_id}/"
     return Kept(
-        index=Artifact(folder + "outputs.json", cids["index"], len(records["index"]), JSON),
-        receipt=Artifact(folder + "determinism.json", cids["receipt"], len(records["receipt"]), JSON),
+        index=Artifact(folder + "outputs.json", cids["index"], len(documents["index"]), JSON),
+        receipt=Artifact(folder + "determinism.json", cids["receipt"], len(documents["receipt"]), JSON),
         blobs=cids,
     )
 
 
-def keep_records(job: Job, preimage: JsonObject, store: Store) -> Mapping[str, str]:
+def keep_records(records: Mapping[str, bytes], store: Store) -> Mapping[str, str]:
     """Put what explains an execution that did not deliver; role and cid of each.
 
     Raises:
         StoreFailed: The store refused.
     """
-    return _put(job, _records(job, preimage), (), store)
+    _put(store, records.values())
+    return {role: cid_of(data) for role, data in records.items()}
 
 
-def _records(job: Job, preimage: JsonObject) -> dict[str, bytes]:
-    files = sorted([path, cid, executable] for path, cid, executable in files_of(job.processor.folder))
-    return {
-        "entry": (job.processor.folder / ENTRY).read_bytes(),
-        "tree": canonical(files),
-        "inputs": canonical(job.inputs),
-        "preimage": canonical(preimage),
-    }
-
-
-def _put(job: Job, records: Mapping[str, bytes], staged: Iterable[Staged], store: Store) -> dict[str, str]:
-    cids = {role: cid_of(data) for role, data in records.items()}
-    if cids["tree"] not in store.has([cids["tree"]]):
-        # The listing that goes in below says that these are here, so they are durable before it is.
-        folder = job.processor.folder
-        _put_all(store, [(folder / path).read_bytes() for path, _, _ in files_of(folder)], ())
-    _put_all(store, records.values(), staged)
-    return cids
-
-
-def _put_all(store: Store, documents: Iterable[bytes], staged: Iterable[Staged]) -> None:
+def _put(store: Store, documents: Iterable[bytes], staged: Iterable[Staged] = ()) -> None:
     batch = list(staged)
     try:
         batch.extend(blobs.stage(store, data) for data in documents)

@@ -1,7 +1,7 @@
 """The folders of one execution, and the lock that says that somebody is at it.
 
-``state/<id>/`` holds ``lock``, ``work/`` (``Workspace.root``) and ``adapter/`` (``Workspace.state``). The kernel lets go of
-the lock when its owner dies, whatever killed it, so a dead execution is known at once.
+``state/<id>/`` holds ``lock``, ``work/`` (``Workspace.root``) and ``adapter/`` (``Workspace.state``). The
+kernel lets go of the lock when its owner dies, whatever killed it, so a dead execution is known at once.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 def lease(states: Path, execution_id: str) -> Iterator[Path]:
     """Hold an execution's folder; it is removed at the end, unless the process dies first.
 
+    After an error what the adapter stored stays: if it is not closed, its retry finds it again.
+
     Raises:
         Busy: Another run holds it.
         StoreFailed: The folder cannot be made.
@@ -38,17 +40,22 @@ def lease(states: Path, execution_id: str) -> Iterator[Path]:
             raise
     except OSError as error:
         raise StoreFailed(
-            f"cannot make the folder {folder}: {error.strerror}", hint="set THEORY_HOME to a folder that can be written"
+            f"cannot make the folder {folder}: {error.strerror}",
+            hint="set THEORY_HOME to a folder that can be written",
         ) from error
+    failed = False
     try:
         yield folder
+    except Exception:
+        failed = True
+        raise
     finally:
-        remove(folder)
+        (_tidy if failed else remove)(folder)
         os.close(lock)
 
 
 def sweep(states: Path) -> None:
-    """Remove the workspaces of executions whose owner is dead; what their adapters stored stays for a retry."""
+    """Remove the workspaces of the dead; what their adapters stored stays for a retry."""
     try:
         names = os.listdir(states)
     except OSError:
@@ -59,15 +66,16 @@ def sweep(states: Path) -> None:
             lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                remove(folder / "work")
-                if not os.listdir(folder / "adapter"):
-                    remove(folder)
+                _tidy(folder)
             finally:
                 os.close(lock)
 
 
 def remove(folder: Path) -> None:
     """Remove a folder and all below it, following no link; also what a processor made hard to remove."""
+    if os.path.islink(folder):
+        os.unlink(folder)
+        return
     with suppress(RecursionError):
         for here, folders, files in os.walk(folder, topdown=False):
             for name in files:
@@ -86,8 +94,20 @@ def remove(folder: Path) -> None:
             subprocess.run([*command, "--", str(folder)], check=False, stderr=subprocess.DEVNULL)  # noqa: S603 - no shell
 
 
+def _tidy(folder: Path) -> None:
+    """Remove the workspace, and the folder too if the adapter stored nothing in it."""
+    remove(folder / "work")
+    try:
+        os.rmdir(folder / "adapter")
+    except FileNotFoundError:
+        pass  # its owner died before it was made
+    except OSError:
+        return  # not empty
+    remove(folder)
+
+
 def _held(folder: Path, execution_id: str) -> int:
-    """The locked ``lock`` of a folder. It gets its name only when it is locked, so ``sweep`` never takes a new one."""
+    """The locked ``lock`` of a folder; it is named once it is locked, so ``sweep`` never takes it."""
     while True:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         part = folder / f"lock.{os.getpid()}.{os.urandom(4).hex()}"
@@ -113,7 +133,8 @@ def _held(folder: Path, execution_id: str) -> int:
         except OSError:
             os.close(lock)
             raise Busy(
-                f"the execution {execution_id} is running elsewhere", hint="wait for it, then ask with the same id"
+                f"the execution {execution_id} is running elsewhere",
+                hint="wait for it, then ask with the same id",
             ) from None
         with suppress(OSError):
             if os.stat(folder / "lock").st_ino == os.fstat(lock).st_ino:

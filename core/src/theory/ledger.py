@@ -1,7 +1,7 @@
 """The ledger: what every execution was, what it cost and what names it gave; one file for a home.
 
 Money is integer micro-USD, 0 … 2^53-1. A reservation is opened once and closed once: settled, released or
-expired. Every change of a plan is an event in the plan's hash chain, written in the transaction that makes it.
+expired. Every change of a plan is an event in the plan's hash chain, written in the same transaction.
 """
 
 from __future__ import annotations
@@ -305,8 +305,7 @@ class Ledger:
             payload = closing.payload(actual, estimated=estimated)
             row = books.append(closing.plan, closing.kind, id_, payload)
             books.connection.executemany(
-                "INSERT INTO names VALUES (?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET"
-                " cid = excluded.cid, size_bytes = excluded.size_bytes, mime = excluded.mime, event = excluded.event",
+                "INSERT OR REPLACE INTO names VALUES (?, ?, ?, ?, ?)",
                 [(name.path, name.cid, name.size_bytes, name.mime, row) for name in closing.names],
             )
         self._forget(id_)

@@ -9,8 +9,8 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING
 
-from theory import blobs, wire
-from theory.canon import compact
+from theory import blobs, paths, wire
+from theory.canon import CID, compact
 from theory.errors import ArtifactNotFound, Damaged
 from theory.types import Artifact, MemoRecord
 
@@ -26,22 +26,22 @@ def remembers(processor: Processor, policy: MemoPolicy) -> bool:
 
 
 def recall(store: Store, memo_key: str, prefix: str) -> MemoRecord | None:
-    """The record of this work with its outputs below the prefix; None where there is none that can be served."""
+    """The record of this work, its outputs below the prefix; None where none can be served."""
     data = store.memo_get(memo_key)
     if data is None:
         return None
     try:
         record = wire.memo_of(json.loads(data))
-    except (ValueError, KeyError, TypeError):
+        outputs = tuple(dataclasses.replace(output, path=prefix + output.path) for output in record.outputs)
+        if record.memo_key != memo_key or any(map(_fault, outputs)):
+            return None
+        for output in outputs:
+            if blobs.verify(store, output.cid) != output.size_bytes:
+                return None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None  # of another version, or damaged: the run that follows writes it anew
-    if record.memo_key != memo_key:
-        return None
-    try:
-        for output in record.outputs:
-            blobs.verify(store, output.cid)
     except (ArtifactNotFound, Damaged):
         return None
-    outputs = tuple(dataclasses.replace(output, path=prefix + output.path) for output in record.outputs)
     return dataclasses.replace(record, outputs=outputs)
 
 
@@ -71,3 +71,8 @@ def remember(
         cost_micro_usd=cost_micro_usd,
     )
     store.memo_set(job.memo_key, compact(wire.memo_document(record)).encode())
+
+
+def _fault(output: Artifact) -> bool:
+    """Whether the record names what no run could have made: it may come from a store that others write to."""
+    return bool(paths.fault_of_path(output.path)) or CID.fullmatch(output.cid) is None

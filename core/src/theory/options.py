@@ -1,7 +1,7 @@
 """An adapter's options: a dataclass that says what there is, and JSON or text that says what is wanted.
 
-Field types may be ``str``, ``int``, ``float``, ``bool``, ``Literal[...]``, and any of them ``| None``; a field's
-``metadata["help"]`` is its line in ``theory adapters show``.
+Field types may be ``str``, ``int``, ``float``, ``bool``, ``Literal[...]``, and any of them ``| None``; a
+field's ``metadata["help"]`` is its line in ``theory adapters show``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import types
 import typing
 from typing import TYPE_CHECKING, Any
 
+from theory.canon import MAX_INTEGER
 from theory.errors import BadAdapterOptions
 
 if TYPE_CHECKING:
@@ -32,8 +33,9 @@ class Option:
 def describe_options(cls: type | None) -> Iterator[Option]:
     """The options that a class has."""
     for field, kind in _fields(cls):
-        default = "required" if field.default is dataclasses.MISSING else repr(field.default)
-        yield Option(field.name, _spelled(kind), default, str(field.metadata.get("help", "")))
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        spelled = "required" if default is dataclasses.MISSING else repr(default)
+        yield Option(field.name, _spelled(kind), spelled, str(field.metadata.get("help", "")))
 
 
 def options_of(adapter: str, cls: type | None, wanted: JsonObject) -> object:
@@ -55,7 +57,8 @@ def options_of(adapter: str, cls: type | None, wanted: JsonObject) -> object:
         return cls(**values)
     except (TypeError, ValueError) as error:
         raise BadAdapterOptions(
-            f"the options of the adapter {adapter}: {error}", hint=f"theory adapters show {adapter} lists them"
+            f"the options of the adapter {adapter}: {error}",
+            hint=f"theory adapters show {adapter} lists them",
         ) from None
 
 
@@ -69,22 +72,27 @@ def _fields(cls: type | None) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
 
 def _value(adapter: str, name: str, kind: Any, value: Json) -> Json:  # noqa: ANN401 - a type expression
     choices = _choices(kind)
+    if type(None) in choices and (value is None or (value == "null" and str not in choices)):
+        return None
     for choice in choices:
-        if choice is type(None):
-            if value is None or value == "null":
-                return None
-        elif not isinstance(choice, type):
-            if value == choice and type(value) is type(choice):
-                return value
-        elif isinstance(value, str) and choice is not str:
-            if (read := _read(choice, value)) is not None:
-                return read
-        elif type(value) is choice or (choice is float and type(value) is int):
-            return value
+        if (fitting := _fitting(choice, value)) is not None:
+            return fitting
     raise BadAdapterOptions(
         f"the option {name} of the adapter {adapter} takes {_spelled(kind)}, not {str(value)[:100]!r}",
         hint=f"theory adapters show {adapter} lists them",
     )
+
+
+def _fitting(choice: Any, value: Json) -> Json:  # noqa: ANN401 - a type, or a member of a Literal
+    """The value as this choice has it; None where it does not fit."""
+    kind = choice if isinstance(choice, type) else type(choice)
+    if isinstance(value, str) and kind is not str:
+        value = _read(kind, value)
+    elif kind is float and type(value) is int and abs(value) <= MAX_INTEGER:
+        value = float(value)
+    if type(value) is not kind or (kind is not choice and value != choice):
+        return None
+    return None if isinstance(value, float) and value - value != 0 else value  # NaN or infinite
 
 
 def _read(kind: type, text: str) -> Json:
@@ -93,11 +101,9 @@ def _read(kind: type, text: str) -> Json:
             return {"true": True, "false": False}.get(text.lower())
         if kind is int and len(text) <= 20:  # noqa: PLR2004 - digits of a 64-bit integer
             return int(text)
-        if kind is float and (number := float(text)) - number == 0:  # neither NaN nor infinite
-            return number
+        return float(text) if kind is float else None
     except ValueError:
-        pass
-    return None
+        return None
 
 
 def _choices(kind: Any) -> tuple[Any, ...]:  # noqa: ANN401 - as above
@@ -109,5 +115,10 @@ def _choices(kind: Any) -> tuple[Any, ...]:  # noqa: ANN401 - as above
 
 
 def _spelled(kind: Any) -> str:  # noqa: ANN401 - as above
-    words = ("null" if c is type(None) else c.__name__ if isinstance(c, type) else repr(c) for c in _choices(kind))
-    return " or ".join(words)
+    return " or ".join(_word(choice) for choice in _choices(kind))
+
+
+def _word(choice: Any) -> str:  # noqa: ANN401 - as above
+    if choice is type(None):
+        return "null"
+    return choice.__name__ if isinstance(choice, type) else repr(choice)

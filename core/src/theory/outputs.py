@@ -1,6 +1,7 @@
 """Room 8: the files that the processor left become named, checked outputs.
 
-Only regular files leave, hashed from the same descriptor that is copied; nothing follows a link, ``out`` itself included.
+Only regular files leave, hashed from the same descriptor that is copied; nothing follows a link, ``out``
+itself included.
 """
 
 from __future__ import annotations
@@ -49,7 +50,13 @@ class Outputs:
 
 
 def check_outputs(
-    processor: Processor, out: Path, prefix: str, store: Store, redactor: Redactor, *, cancelled: Callable[[], bool]
+    processor: Processor,
+    out: Path,
+    prefix: str,
+    store: Store,
+    redactor: Redactor,
+    *,
+    cancelled: Callable[[], bool],
 ) -> Outputs:
     """Collect, name and validate the outputs; the caller puts or discards what is staged.
 
@@ -65,14 +72,14 @@ def check_outputs(
         names = sorted(_listed(root), key=lambda name: (name == META, name))
         _check_names(names, prefix)
         for name in names:
-            staged.append(_staged(root, name, store, cancelled))
+            staged.append(_staged(root, name, store, cancelled))  # noqa: PERF401 - what is there when one fails is discarded
         outputs = tuple(
             Artifact(prefix + name, blob.cid, blob.size_bytes, mime_of(name))
             for name, blob in zip(names, staged, strict=True)
         )
         document = _document(names, staged)
         _validated(processor, document)
-        meta, cost, warnings = _meta(document.get(META), redactor)
+        meta, cost, warnings = _meta(document.get(META, {}), redactor)
         return Outputs(outputs, tuple(staged), meta, cost, warnings)
     except BaseException:
         for blob in staged:
@@ -83,7 +90,7 @@ def check_outputs(
 
 
 def _listed(root: int) -> list[str]:
-    """Every file below a folder, by relative path; counts, sizes and depth are bounded before a byte is read."""
+    """Every file below a folder, by relative path; bounded before a byte is read."""
     names: list[str] = []
     total = 0
     todo = [""]
@@ -119,7 +126,9 @@ def _check_names(names: list[str], prefix: str) -> None:
     seen: dict[str, str] = {}
     for name in names:
         if fault := paths.fault_of_path(prefix + name):
-            raise BadOutputPath(f"the output {paths.printable(name)!r} {fault}", hint="give it a shorter name")
+            raise BadOutputPath(
+                f"the output {paths.printable(name)!r} {fault}", hint="give it a shorter name"
+            )
         other = seen.setdefault(paths.collision_key(name), name)
         if other is not name:
             raise DuplicateOutput(
@@ -128,7 +137,9 @@ def _check_names(names: list[str], prefix: str) -> None:
     folders = {paths.collision_key(name[:at]): name for name in names for at in _slashes(name)}
     for key, name in seen.items():
         if key in folders:
-            raise DuplicateOutput(f"the output {name!r} has the name of the folder of {folders[key]!r} on some systems")
+            raise DuplicateOutput(
+                f"the output {name!r} has the name of the folder of {folders[key]!r} on some systems"
+            )
 
 
 def _slashes(name: str) -> Iterator[int]:
@@ -165,7 +176,8 @@ def _staged(root: int, name: str, store: Store, cancelled: Callable[[], bool]) -
 
 def _not_regular(name: str) -> BadOutputPath:
     return BadOutputPath(
-        f"the output {paths.printable(name)!r} is a link or a special file", hint="write a regular file in its place"
+        f"the output {paths.printable(name)!r} is a link or a special file",
+        hint="write a regular file in its place",
     )
 
 
@@ -174,6 +186,8 @@ def _document(names: list[str], staged: list[Staged]) -> JsonObject:
     document: JsonObject = {}
     for name, blob in zip(names, staged, strict=True):
         mime = mime_of(name)
+        if name == META and blob.size_bytes > MAX_PARSED_BYTES:
+            raise BadOutputs(f"{META} is larger than {MAX_PARSED_BYTES // 1024**2} MiB")
         if mime == "application/json" and blob.size_bytes <= MAX_PARSED_BYTES:
             try:
                 document[name] = parse_json(blob.path.read_bytes(), exact=False)
@@ -199,25 +213,30 @@ def _validated(processor: Processor, document: JsonObject) -> None:
 
 
 def _meta(value: Json, redactor: Redactor) -> tuple[dict[str, Scalar], int | None, tuple[str, ...]]:
-    if value is None:
-        return {}, None, ()
     if not isinstance(value, dict):
         raise BadOutputs(f"{META} is not a JSON object")
-    meta: dict[str, Scalar] = {}
-    warnings = []
     cost = value.get("cost_micro_usd")
     if cost is not None and not (type(cost) is int and 0 <= cost <= MAX_INTEGER):
         raise BadOutputs(f"cost_micro_usd in {META} is not an integer between 0 and 2^53-1")
+    meta: dict[str, Scalar] = {}
+    warnings: list[str] = []
     for name, item in value.items():
         if isinstance(item, (dict, list)) or name == "cost_micro_usd":
             continue
-        shown = paths.printable(name)
+        shown = redactor.text(paths.printable(name))
         if name in CORE_META:
             warnings.append(f"{shown} in {META} is a name of core's own and was left out of the envelope")
         elif len(meta) == MAX_META:
-            warnings.append(f"{META} has more than {MAX_META} scalars; {shown} was left out of the envelope")
-        elif isinstance(item, str) and len(item.encode()) > MAX_META_BYTES:
-            warnings.append(f"{shown} in {META} is longer than {MAX_META_BYTES} bytes and was left out of the envelope")
+            warnings.append(f"{META} has more than {MAX_META} scalars; the rest was left out of the envelope")
+            break
+        elif len(name.encode()) > MAX_META_BYTES or (
+            isinstance(item, str) and len(item.encode()) > MAX_META_BYTES
+        ):
+            warnings.append(
+                f"{shown} in {META} is longer than {MAX_META_BYTES} bytes and was left out of the envelope"
+            )
+        elif isinstance(item, int) and abs(item) > MAX_INTEGER:
+            warnings.append(f"{shown} in {META} is an integer beyond 2^53-1 and was left out of the envelope")
         else:
-            meta[redactor.text(name)] = redactor.text(item) if isinstance(item, str) else item
-    return meta, cast("int | None", cost), tuple(warnings)
+            meta.update(cast("dict[str, Scalar]", redactor.members({name: item})))
+    return meta, cost, tuple(warnings)

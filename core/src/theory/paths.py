@@ -20,6 +20,7 @@ MAX_PATH_BYTES = 1024
 
 # Control characters, the separators that end a line in some readers, and everything that turns text around.
 HARMFUL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
+SURROGATE = re.compile(r"[\ud800-\udfff]")  # what Python makes of bytes that are not UTF-8
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
 
 
@@ -27,32 +28,27 @@ def fault_of_path(path: str) -> str:
     """What is wrong with a world path, or an empty string."""
     if not path.startswith(ROOT):
         return f"does not begin with {ROOT}"
-    if len(path.encode("utf-8", "surrogateescape")) > MAX_PATH_BYTES:
+    if len(path.encode("utf-8", "surrogatepass")) > MAX_PATH_BYTES:
         return f"is longer than {MAX_PATH_BYTES} bytes"
     return next((fault for segment in path[1:].split("/") if (fault := fault_of_segment(segment))), "")
 
 
 def fault_of_segment(segment: str) -> str:
     """What is wrong with one segment of a world path, or an empty string."""
-    if not segment:
-        return "has an empty segment"
-    if segment in {".", ".."}:
-        return f"has a segment {segment!r}"
-    try:
-        size = len(segment.encode())
-    except UnicodeEncodeError:
-        return "has a name that is not UTF-8"
-    if size > MAX_SEGMENT_BYTES:
-        return f"has a segment longer than {MAX_SEGMENT_BYTES} bytes"
-    if HARMFUL.search(segment):
-        return "has a control or direction-changing character"
-    if "\\" in segment or "/" in segment:
-        return "has a slash or backslash inside a name"
-    if _PERCENT.search(segment):
-        return "has a percent-encoded character"
-    if not unicodedata.is_normalized("NFC", segment):
-        return "is not in Unicode normal form C"
-    return ""
+    rules = (
+        (not segment, "has an empty segment"),
+        (segment in {".", ".."}, f"has a segment {segment!r}"),
+        (SURROGATE.search(segment), "has a name that is not UTF-8"),
+        (
+            len(segment.encode("utf-8", "surrogatepass")) > MAX_SEGMENT_BYTES,
+            f"has a segment longer than {MAX_SEGMENT_BYTES} bytes",
+        ),
+        (HARMFUL.search(segment), "has a control or direction-changing character"),
+        ("\\" in segment or "/" in segment, "has a slash or backslash inside a name"),
+        (_PERCENT.search(segment), "has a percent-encoded character"),
+        (not unicodedata.is_normalized("NFC", segment), "is not in Unicode normal form C"),
+    )
+    return next((fault for broken, fault in rules if broken), "")
 
 
 def collision_key(path: str) -> str:
@@ -76,7 +72,8 @@ def check_write_prefix(prefix: str, execution_id: str) -> str:
         fault = "is kept for inputs and for records of executions"
     if fault:
         raise BadWritePrefix(
-            f"--write-prefix {printable(prefix)} {fault}", hint=f"take a folder below {ROOT}, such as {DEFAULT_PREFIX}"
+            f"--write-prefix {printable(prefix)} {fault}",
+            hint=f"take a folder below {ROOT}, such as {DEFAULT_PREFIX}",
         )
     return filled
 

@@ -16,7 +16,7 @@ _POLL_MS = 100  # how long an empty pipe delays a Ctrl-C
 
 
 class Pipe(io.RawIOBase):
-    """A pipe, terminal or file whose reader can be cancelled while it waits; it does not close the descriptor.
+    """A pipe, terminal or file whose reader can be cancelled; it leaves the descriptor open.
 
     Raises:
         Interrupted: By a read, once ``cancelled`` says so.
@@ -37,6 +37,4 @@ class Pipe(io.RawIOBase):
         while not self._poll.poll(_POLL_MS):
             if self._cancelled():
                 raise Interrupted("cancelled while input was read")
-        data = os.read(self._descriptor, len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+        return os.readv(self._descriptor, [buffer])

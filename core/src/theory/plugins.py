@@ -1,19 +1,19 @@
 """The plugins that are there, each in a pluggy manager of its own; the only module that calls pluggy.
 
-One typed method a hook. A hook that nobody answers, an answer of a wrong type and whatever a plugin raises become
-named errors here, so no room has to ask twice.
+One typed method a hook. A hook that nobody answers, an answer of a wrong type and whatever a plugin raises
+become named errors here, so no room has to ask twice.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from theory import discovery
+from theory.discovery import published as published  # noqa: PLC0414 - told from here to others, found there without pluggy
 from theory.errors import PluginFailed, TheoryError, UnknownAdapter
 from theory.hookspecs import HOOKS_OF_GROUP
 from theory.types import AdapterInfo, Finding, Image, Outcome, Processor
@@ -31,6 +31,7 @@ STORES = "theory.stores"
 REGISTRIES = "theory.registries"
 ALWAYS_ON = "theory.plugins"
 COMMANDS = "theory.commands"
+_KINDS = {ADAPTERS: "adapter", STORES: "store", ALWAYS_ON: "plugin"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +48,23 @@ class Status:
 class Plugin:
     """One plugin, alone in its manager: nobody can answer for it or listen in."""
 
-    def __init__(self, module: object, group: str, name: str, distribution: str) -> None:
+    def __init__(self, module: object, group: str, name: str, who: str) -> None:
         import pluggy  # noqa: PLC0415 - "theory --version" asks no plugin
 
         from theory import hookspecs  # noqa: PLC0415 - as above
 
         self.module = module
         self.name = name
-        self.who = f"{group.removeprefix('theory.').rstrip('s')} {name!r} of {distribution}"
+        self.who = who
         self._manager = pluggy.PluginManager("theory")
         self._manager.add_hookspecs(hookspecs)
         try:
             self._manager.register(module)
             self._manager.check_pending()
-        except pluggy.PluginValidationError as error:
+        except Exception as error:  # pluggy touches every attribute, and one may raise what it likes
+            words = " ".join(str(error).split())
             raise PluginFailed(
-                f"{self.who} has a hook that does not exist or does not fit: {error}",
+                f"{self.who} has a hook that does not exist or does not fit: {words}",
                 hint="compare it with docs/reference/hooks.md",
             ) from error
         answered = {caller.name for caller in self._manager.get_hookcallers(module) or ()}
@@ -72,7 +74,9 @@ class Plugin:
                 hint=f"a plugin of {group} may implement {', '.join(sorted(HOOKS_OF_GROUP[group]))}",
             )
         if not answered:
-            raise PluginFailed(f"{self.who} implements no hook", hint="mark its functions with theory.hookimpl")
+            raise PluginFailed(
+                f"{self.who} implements no hook", hint="mark its functions with theory.hookimpl"
+            )
 
     def ask(self, hook: str, expected: type[Answer], **arguments: Any) -> Answer:  # noqa: ANN401 - each hook has its own
         """The plugin's answer to a question.
@@ -82,7 +86,9 @@ class Plugin:
         """
         answer = self.ask_or_none(hook, expected, **arguments)
         if answer is None:
-            raise PluginFailed(f"{self.who} does not answer {hook}", hint="its author has to implement that hook")
+            raise PluginFailed(
+                f"{self.who} does not answer {hook}", hint="its author has to implement that hook"
+            )
         return answer
 
     def ask_or_none(self, hook: str, expected: type[Answer], **arguments: Any) -> Answer | None:  # noqa: ANN401 - as above
@@ -115,6 +121,11 @@ class Adapter:
         self._plugin = plugin
         self.name = plugin.name
         self.info = plugin.ask("describe_adapter", AdapterInfo)
+        if self.info.options is not None and not is_dataclass(self.info.options):
+            raise PluginFailed(
+                f"the options of {plugin.who} are {self.info.options!r}, which is no dataclass",
+                hint="its author has to compare it with docs/reference/hooks.md",
+            )
 
     def identify(self, processor: Processor, options: object) -> Image:
         """Which image the entry means here."""
@@ -151,7 +162,9 @@ class Plugins:
         self._points: dict[tuple[str, str], list[EntryPoint]] = {}
         for point in points:
             self._points.setdefault((point.group, point.name), []).append(point)
-        self._named = {(key.partition(":")[0], key.partition(":")[2]): value for key, value in (named or {}).items()}
+        self._named = {
+            (key.partition(":")[0], key.partition(":")[2]): value for key, value in (named or {}).items()
+        }
         self._loaded: dict[tuple[str, str], Plugin] = {}
         self._adapters: dict[str, Adapter] = {}
         self._lock = threading.RLock()
@@ -175,59 +188,83 @@ class Plugins:
         """
         with self._lock:
             if name not in self._adapters:
-                self._adapters[name] = Adapter(self._plugin(ADAPTERS, name, "adapter"))
+                self._adapters[name] = Adapter(self._plugin(ADAPTERS, name))
             return self._adapters[name]
 
     def open_store(self, url: str) -> Store:
         """The store of this URL, from the plugin that its scheme names."""
         scheme = url.partition(":")[0]
-        plugin = self._plugin(STORES, scheme, "store")
+        plugin = self._plugin(STORES, scheme)
         store: Store | None = plugin.tell("open_store", url=url)
         if store is None:
-            raise PluginFailed(f"{plugin.who} does not open {url}", hint="see the documentation of that store")
+            raise PluginFailed(
+                f"{plugin.who} does not open the URL of the store", hint="see the documentation of that store"
+            )
         if not (hasattr(store, "put") and hasattr(store, "memo_get")):
-            raise PluginFailed(f"open_store of {plugin.who} answered with {type(store).__name__}, which is no store")
+            raise PluginFailed(
+                f"open_store of {plugin.who} answered with {type(store).__name__}, which is no store"
+            )
         return store
 
     def registry(self, registry: object, name: str) -> Callable[[Ref], Processor | None]:
-        """The typed way to one registry's ``resolve_ref``."""
-        plugin = Plugin(registry, REGISTRIES, name, "this program")
+        """The typed way to one registry's ``resolve_ref``; its name is what errors call it."""
+        plugin = Plugin(registry, REGISTRIES, name, name)
         return lambda ref: plugin.ask_or_none("resolve_ref", Processor, ref=ref)
 
     def materialize(self, uri: str, dest: Path) -> Path | None:
-        """Ask every fetcher for the bytes of a URI; None when none knows its scheme."""
-        answers = (plugin.ask_or_none("materialize", Path, uri=uri, dest=dest) for plugin in self._always_on())
-        return next((answer for answer in answers if answer is not None), None)
+        """Ask every fetcher for the bytes of a URI; None when none knows its scheme.
+
+        Raises:
+            PluginFailed: A fetcher failed; one that cannot be loaded counts only if no other knows the
+            scheme.
+        """
+        broken: list[PluginFailed] = []
+        for name in self.names(ALWAYS_ON):
+            try:
+                plugin = self._plugin(ALWAYS_ON, name)
+            except PluginFailed as error:
+                broken.append(error)
+                continue
+            if (answer := plugin.ask_or_none("materialize", Path, uri=uri, dest=dest)) is not None:
+                return answer
+        if broken:
+            raise broken[0]
+        return None
 
     def finalize(self, envelope: Envelope) -> list[str]:
         """Tell every listener; what fails is a warning."""
         warnings = []
         for name in self.names(ALWAYS_ON):
             try:
-                self._plugin(ALWAYS_ON, name, "plugin").tell("finalize", envelope=envelope)
+                self._plugin(ALWAYS_ON, name).tell("finalize", envelope=envelope)
             except TheoryError as error:
                 warnings.append(error.message)
         return warnings
 
     def diagnose(self) -> Iterator[tuple[str, Finding]]:
         """What adapters and stores say for ``theory doctor``; one that fails is a finding itself."""
-        for group, kind in ((ADAPTERS, "adapter"), (STORES, "store")):
+        for group in (ADAPTERS, STORES):
             for name in self.names(group):
                 try:
-                    for finding in _findings(self._plugin(group, name, kind)):
+                    for finding in _findings(self._plugin(group, name)):
                         yield name, finding
                 except TheoryError as error:
-                    yield name, Finding(f"{kind} {name}", ok=False, message=error.message, hint=error.hint)
+                    yield (
+                        name,
+                        Finding(f"{_KINDS[group]} {name}", ok=False, message=error.message, hint=error.hint),
+                    )
 
     def survey(self) -> Iterator[Status]:
         """Load everything, each by itself, and say how it went."""
         for (group, name), points in sorted(self._points.items()):
             problem = ""
             try:
-                if group == COMMANDS or group == REGISTRIES:
+                if group in {COMMANDS, REGISTRIES}:
                     self.load(group, name)
+                elif group == ADAPTERS:
+                    self.adapter(name)  # it has to describe itself, or nobody can use it
                 elif group in HOOKS_OF_GROUP:
-                    self._plugin(group, name, group.removeprefix("theory.").rstrip("s"))
+                    self._plugin(group, name)
                 else:
                     problem = f"{group} is no group of theory"
             except TheoryError as error:
@@ -259,44 +296,42 @@ class Plugins:
                 found = getattr(found, part)
         except TheoryError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginFailed(
                 f"{name!r} of {point.distribution} cannot be imported: {type(error).__name__}: {error}",
                 hint=f"pip install --upgrade {point.distribution}, or uninstall it",
             ) from error
         return found
 
-    def _plugin(self, group: str, name: str, kind: str) -> Plugin:
+    def _plugin(self, group: str, name: str) -> Plugin:
         with self._lock:
             if (group, name) not in self._points and (group, name) not in self._named:
-                raise self._unknown(group, name, kind)
+                raise self._unknown(group, name)
             if (group, name) not in self._loaded:
-                points = self._points.get((group, name))
-                owner = points[0].distribution if points else "this program"
-                self._loaded[group, name] = Plugin(self.load(group, name), group, name, owner)
+                owner = (
+                    "this program"
+                    if (group, name) in self._named
+                    else self._points[group, name][0].distribution
+                )
+                who = f"{_KINDS[group]} {name!r} of {owner}"
+                self._loaded[group, name] = Plugin(self.load(group, name), group, name, who)
             return self._loaded[group, name]
 
-    def _unknown(self, group: str, name: str, kind: str) -> UnknownAdapter:
-        have = self.names(group)
+    def _unknown(self, group: str, name: str) -> UnknownAdapter:
+        kind, have = _KINDS[group], self.names(group)
         hint = f"installed: {', '.join(have)}" if have else f"no {kind} is installed"
         if package := published().get(group, {}).get(name):
             hint = f"pip install {package}"
-        return UnknownAdapter(f"no {kind} {name!r} is installed", hint=hint)
-
-    def _always_on(self) -> Iterator[Plugin]:
-        for name in self.names(ALWAYS_ON):
-            yield self._plugin(ALWAYS_ON, name, "plugin")
-
-
-def published() -> dict[str, dict[str, str]]:
-    """The names that we publish: group, name, distribution."""
-    names: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("published.json").read_text("utf-8"))
-    return names
+        return UnknownAdapter(f"no {kind} {name[:100]!r} is installed", hint=hint)
 
 
 def _findings(plugin: Plugin) -> Iterator[Finding]:
     for answer in plugin.tell("diagnose"):
-        for finding in answer:
-            if not isinstance(finding, Finding):
-                raise PluginFailed(f"diagnose of {plugin.who} answered with {type(finding).__name__}, not Finding")
-            yield finding
+        if not isinstance(answer, (tuple, list)) or not all(
+            isinstance(finding, Finding) for finding in answer
+        ):
+            raise PluginFailed(
+                f"diagnose of {plugin.who} answered with something else than a tuple of Finding",
+                hint="its author has to compare it with docs/reference/hooks.md",
+            )
+        yield from answer

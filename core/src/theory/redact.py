@@ -1,6 +1,7 @@
 """Values of secrets, taken out of what a processor or a plugin says.
 
-By value, in the spellings in which values commonly leak, and over the edges of the portions in which bytes arrive.
+By value, in the spellings in which values commonly leak, and over the edges of the portions in which bytes
+arrive.
 """
 
 from __future__ import annotations
@@ -12,42 +13,81 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from theory.types import Json, JsonObject
+
 MASK = "***"
 MIN_CHARACTERS = 4  # a shorter value stands in every second line; masking it would tell more than it hides
 
 
 class Redactor:
-    """Masks the given values in bytes and text."""
+    """Masks the given values in bytes, text and JSON."""
 
     def __init__(self, values: Iterable[str] = ()) -> None:
-        spellings = {spelling for value in values if len(value) >= MIN_CHARACTERS for spelling in _spellings(value)}
+        spellings = {
+            spelling for value in values if len(value) >= MIN_CHARACTERS for spelling in _spellings(value)
+        }
+        # The longest first: a value may be the begin of another one.
         self._spellings = sorted(spellings, key=lambda spelling: (-len(spelling), spelling))
         self._pattern = re.compile(b"|".join(map(re.escape, self._spellings))) if spellings else None
         self._longest = max(map(len, self._spellings), default=0)
+        self._starts = frozenset(spelling[0] for spelling in spellings)
 
-    def bytes(self, data: bytes) -> bytes:
+    def mask(self, data: bytes) -> bytes:
         """The data with every value masked."""
         return self._pattern.sub(MASK.encode(), data) if self._pattern else data
 
     def text(self, text: str) -> str:
         """The text with every value masked."""
-        return self.bytes(text.encode("utf-8", "replace")).decode() if self._pattern else text
+        return (
+            self.mask(text.encode("utf-8", "replace")).decode("utf-8", "replace") if self._pattern else text
+        )
+
+    def json(self, value: Json) -> Json:
+        """The document with every value masked in its keys, its texts and its numbers."""
+        if self._pattern is None:
+            return value
+        if isinstance(value, dict):
+            return self.members(value)
+        if isinstance(value, list):
+            return [self.json(item) for item in value]
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, (int, float)) and self._pattern.search(repr(value).encode()):
+            return MASK
+        return value
+
+    def members(self, value: JsonObject) -> JsonObject:
+        """``json`` of an object."""
+        return {self.text(key): self.json(item) for key, item in value.items()}
 
     def portion(self, held: bytes, data: bytes) -> tuple[bytes, bytes]:
         """The part of a stream that is safe to show, and the end of it that may be the begin of a value.
 
+        Whatever the portions, together they are what ``mask`` makes of the whole.
+
         Args:
             held: What the last call held back.
-            data: The next portion; the caller shows ``bytes(held)`` when the stream ends.
+            data: The next portion; the caller shows ``mask(held)`` when the stream ends.
         """
         if self._pattern is None:
             return data, b""
-        masked = self._pattern.sub(MASK.encode(), held + data)
-        for size in range(min(self._longest - 1, len(masked)), 0, -1):
-            end = masked[-size:]
-            if any(spelling.startswith(end) for spelling in self._spellings):
-                return masked[:-size], end
-        return masked, b""
+        raw, safe, at = held + data, b"", 0
+        while True:
+            doubt = self._doubt(raw, at)
+            match = self._pattern.search(raw, at)
+            if match is None or match.start() >= doubt:  # what begins in doubt may be a longer value
+                return safe + raw[at:doubt], raw[doubt:]
+            safe += raw[at : match.start()] + MASK.encode()
+            at = match.end()
+
+    def _doubt(self, raw: bytes, at: int) -> int:
+        """From where on more bytes could make a value of the end."""
+        for start in range(max(at, len(raw) - self._longest + 1), len(raw)):
+            if raw[start] in self._starts:
+                end = raw[start:]
+                if any(len(spelling) > len(end) and spelling.startswith(end) for spelling in self._spellings):
+                    return start
+        return len(raw)
 
 
 def _spellings(value: str) -> Iterable[bytes]:
@@ -58,14 +98,17 @@ def _spellings(value: str) -> Iterable[bytes]:
     yield raw
     yield json.dumps(value)[1:-1].encode()
     yield json.dumps(value, ensure_ascii=False)[1:-1].encode("utf-8", "surrogateescape")
+    yield json.dumps(value)[1:-1].replace("/", "\\/").encode()
+    yield repr(value)[1:-1].encode("utf-8", "surrogateescape")
+    yield quote(raw).encode()
     yield quote(raw, safe="").encode()
     yield quote_plus(raw).encode()
     yield raw.hex().encode()
     yield raw.hex().upper().encode()
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
         for shift in range(3):
-            # Inside a longer text the value may begin at any of three places of a base64 group; the characters at
-            # its edges mix with their neighbours and are left out.
+            # Inside a longer text the value may begin at any of three places of a base64 group; the
+            # characters at its edges mix with their neighbours and are left out.
             coded = encode(b"\0" * shift + raw)
             begin = (0, 2, 3)[shift]
             end = len(coded) - (0, 4, 4)[-(len(raw) + shift) % 3]

@@ -1,22 +1,25 @@
 """A folder of entries: ``namespace/name/version/processor.yaml``, the path being the ref.
 
-An entry is read strictly (``strictyaml``), checked against ``entry.schema.json`` and turned into a ``Processor``. What was
-read once is cached as JSON by the cid of its bytes, since reading YAML costs more than the rest of a run.
+An entry is read strictly (``strictyaml``), checked against ``entry.schema.json`` and turned into a
+``Processor``. What was read once is cached as JSON by the cid of its bytes, since reading YAML costs more
+than the rest of a run.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from theory import __version__
 from theory.canon import BadJson, check_json, cid_of, compact
 from theory.errors import RegistryFault, UnknownRef
 from theory.hookspecs import hookimpl
 from theory.paths import printable
-from theory.schemas import BadSchema, Mismatch, Schema, misplaced_defaults, schema_of
+from theory.schemas import BadSchema, Schema, misplaced_defaults, schema_of
 from theory.strictyaml import BadYaml, parse_yaml
 from theory.tree import ENTRY, tree_of
 from theory.types import ImageSource, Processor, Ref, Runtime, SecretNeeds
@@ -37,6 +40,7 @@ class Fault:
     message: str
 
     def __str__(self) -> str:
+        """``file:line: message at pointer``."""
         where = f" at {self.pointer}" if self.pointer else ""
         return f"{self.file}:{self.line}: {self.message}{where}"
 
@@ -71,7 +75,7 @@ class FolderRegistry:
             raise RegistryFault(f"{folder / ENTRY} cannot be read: {error.strerror}") from error
         cid = cid_of(data)
         document = self._read.get(cid) or self._cached(cid)
-        if document is None or document["ref"] != str(ref):
+        if document is None or document["ref"] != str(ref) or _misses(document, folder):
             document, faults = _checked(data, folder / ENTRY, ref)
             if faults:
                 raise _refused(faults)
@@ -115,9 +119,10 @@ class FolderRegistry:
         if self._cache is None:
             return None
         try:
-            return cast("JsonObject", json.loads((self._cache / f"{cid[3:]}.json").read_bytes()))
-        except (OSError, ValueError):
+            mark, _, body = (self._cache / f"{cid[3:]}.json").read_bytes().partition(b"\n")
+        except OSError:
             return None
+        return cast("JsonObject", json.loads(body)) if mark == _mark(body) else None
 
     def _keep(self, cid: str, document: JsonObject) -> None:
         """Cache an entry; a cache that cannot be written costs time and nothing else."""
@@ -126,10 +131,17 @@ class FolderRegistry:
         part = self._cache / f"{cid[3:]}.{os.getpid()}"
         try:
             self._cache.mkdir(parents=True, exist_ok=True)
-            part.write_text(compact(document), "utf-8")
+            body = compact(document).encode()
+            part.write_bytes(_mark(body) + b"\n" + body)
             part.replace(self._cache / f"{cid[3:]}.json")
         except OSError:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink()
+
+
+def _mark(body: bytes) -> bytes:
+    """What a cached entry begins with: it is whole, and was checked by this version of theory."""
+    return cid_of(f"{__version__}\n".encode() + body).encode()
 
 
 def entry_schema() -> JsonObject:
@@ -145,11 +157,8 @@ def _refused(faults: list[Fault]) -> RegistryFault:
 def _checked(data: bytes, file: Path, ref: Ref, *, thorough: bool = False) -> tuple[JsonObject, list[Fault]]:
     try:
         value, lines = parse_yaml(data)
-        check_json(value)
     except BadYaml as error:
         return {}, [Fault(file, error.line, "", str(error))]
-    except BadJson as error:
-        return {}, [Fault(file, 1, error.pointer, str(error))]
 
     def fault(message: str, pointer: str) -> Fault:
         at = pointer
@@ -158,16 +167,19 @@ def _checked(data: bytes, file: Path, ref: Ref, *, thorough: bool = False) -> tu
         return Fault(file, lines.get(at, 1), pointer, message)
 
     try:
-        schema_of(entry_schema()).check(value)
-    except Mismatch as error:
+        check_json(value)
+    except BadJson as error:
         return {}, [fault(str(error), error.pointer)]
+    if broken := [fault(str(error), error.pointer) for error in schema_of(entry_schema()).faults(value)]:
+        return {}, sorted(broken, key=lambda found: found.line)
     document = cast("JsonObject", value)
     faults = []
     if document["ref"] != str(ref):
         faults.append(fault(f"the entry says {document['ref']}, its folder {ref}", "/ref"))
-    dockerfile = cast("dict[str, str]", document["image"]).get("dockerfile")
-    if dockerfile is not None and not _is_file_below(file.parent, dockerfile):
-        faults.append(fault(f"there is no file {printable(dockerfile)} in the entry's folder", "/image/dockerfile"))
+    if missing := _misses(document, file.parent):
+        faults.append(
+            fault(f"there is no file {printable(missing)} in the entry's folder", "/image/dockerfile")
+        )
     for name in ("inputs", "outputs"):
         schema = cast("JsonObject", document.get(name, {}))
         try:
@@ -190,9 +202,18 @@ def _disputed(schema: JsonObject) -> Iterator[tuple[str, str]]:
         yield "".join(f"/{step}" for step in error.absolute_path), error.message
 
 
-def _is_file_below(folder: Path, relative: str) -> bool:
-    target = Path(os.path.normpath(folder / relative))
-    return target.is_relative_to(folder) and target.is_file() and not target.is_symlink()
+def _misses(document: JsonObject, folder: Path) -> str:
+    """The Dockerfile that the entry names, unless it is a file below the folder, reached without a link."""
+    dockerfile = cast("dict[str, str]", document["image"]).get("dockerfile")
+    if dockerfile is None:
+        return ""
+    try:
+        target = os.path.realpath(folder / dockerfile)
+        below = os.path.join(os.path.realpath(folder), os.path.normpath(dockerfile))
+        inside = target == below and not os.path.isabs(dockerfile)
+        return "" if inside and os.path.isfile(target) else dockerfile
+    except ValueError:  # a NUL
+        return dockerfile
 
 
 def _processor(document: JsonObject, ref: Ref, folder: Path, cid: str) -> Processor:
@@ -203,17 +224,22 @@ def _processor(document: JsonObject, ref: Ref, folder: Path, cid: str) -> Proces
         description=entry["description"],
         image=ImageSource(**entry["image"]),
         command=None if command is None else tuple(command),
-        runtime=Runtime(**entry.get("runtime", {})),
+        runtime=_runtime(entry.get("runtime", {})),
         adapter=entry.get("adapter", {}),
         secrets=_secrets(entry.get("secrets", [])),
         determinism=entry.get("determinism", "nondeterministic"),
-        reserve_micro_usd=entry.get("cost", {}).get("reserve_micro_usd", 0),
+        reserve_micro_usd=int(entry.get("cost", {}).get("reserve_micro_usd", 0)),
         inputs=entry.get("inputs", {"type": "object"}),
         outputs=entry.get("outputs", {}),
         folder=folder,
         cid=cid,
-        tree=tree_of(folder),
+        tree=tree_of(folder, entry["image"].get("dockerfile")),
     )
+
+
+def _runtime(needs: dict[str, Any]) -> Runtime:
+    # To JSON Schema 512.0 is an integer.
+    return Runtime(**{**needs, "memory": int(needs["memory"])} if "memory" in needs else needs)
 
 
 def _secrets(needs: Any) -> SecretNeeds:  # noqa: ANN401 - as the entry's schema has it

@@ -48,11 +48,13 @@ class Request:
             raise Usage(f"the seed {self.seed!r} is not between 0 and 2^53-1")
         if self.timeout is not None and not 0 < self.timeout <= _MAX_TIMEOUT:
             raise Usage(f"the timeout {self.timeout!r} is not between 0 and {_MAX_TIMEOUT:,} seconds")
-        if self.reserve_micro_usd is not None and not 0 <= self.reserve_micro_usd <= MAX_INTEGER:
+        amount = self.reserve_micro_usd
+        if amount is not None and (type(amount) is not int or not 0 <= amount <= MAX_INTEGER):
             raise Usage("the amount to reserve is not between 0 and 2^53-1 micro-USD")
         if self.execution_id is not None and not _UUID.fullmatch(self.execution_id):
             raise Usage(
-                f"{printable(self.execution_id)!r} is not an execution id", hint="theory ls shows those that there are"
+                f"{printable(self.execution_id)!r} is not an execution id",
+                hint="theory ls shows those that there are",
             )
 
 

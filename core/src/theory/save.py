@@ -1,8 +1,10 @@
-"""Outputs as plain files where the user asked for them: all or none, never outside the target, never through a link."""
+"""Outputs as plain files where the user asked for them, never outside the target or through a link."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from theory.types import Artifact, Store
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_MODE = 0o644
 
 
 def check_folder(folder: Path) -> None:
@@ -26,17 +27,23 @@ def check_folder(folder: Path) -> None:
         Usage: Something else has its name.
     """
     if os.path.lexists(folder) and not folder.is_dir():
-        raise Usage(f"--save-dir {folder} is not a folder", hint="name a folder; it is made if it is not there")
+        raise Usage(
+            f"--save-dir {folder} is not a folder", hint="name a folder; it is made if it is not there"
+        )
 
 
 def check_file(file: Path) -> None:
     """Refuse, before anything is spent, a file that can never be saved.
 
     Raises:
-        Usage: It is a folder, or its folder is not there.
+        Usage: It is a folder or a device, or its folder is not there.
     """
     if file.is_dir():
         raise Usage(f"--save-first {file} is a folder", hint="name a file in it, or use --save-dir")
+    if file.exists() and not file.is_file():
+        raise Usage(
+            f"--save-first {file} is no regular file", hint="theory cat writes an artifact to standard output"
+        )
     if not file.parent.is_dir():
         raise Usage(f"the folder of --save-first {file} is not there", hint=f"mkdir -p {file.parent}")
 
@@ -44,8 +51,9 @@ def check_file(file: Path) -> None:
 def save_all(store: Store, artifacts: Iterable[Artifact], folder: Path) -> None:
     """Mirror artifacts by their world paths below a folder, which is made if need be.
 
-    Every file is complete in a private folder before the first one gets its name. A file that is there is replaced; a
-    link in the way is refused if it stands for a folder and replaced if it stands for a file.
+    Every file is complete in a private folder, and every place is looked at, before the first one gets its
+    name. A file that is there is replaced; a link in the way is refused if it stands for a folder and
+    replaced if it stands for a file.
 
     Raises:
         SaveFailed: Which file, and why; files that were there before are as they were.
@@ -57,16 +65,13 @@ def save_all(store: Store, artifacts: Iterable[Artifact], folder: Path) -> None:
     with _private(folder) as private:
         for number, artifact in enumerate(artifacts):
             with _worded(artifact.path):
-                blobs.clone(store, artifact.cid, private / str(number), mode=_MODE)
-        targets = [_Target(folder, artifact.path.lstrip("/")) for artifact in artifacts]
-        try:
-            for target in targets:
-                target.open()
-            for number, target in enumerate(targets):
-                target.take(private / str(number))
-        finally:
-            for target in targets:
-                target.close()
+                blobs.clone(store, artifact.cid, private / str(number))
+        for artifact in artifacts:
+            with _place(folder, artifact) as (name, descriptor):
+                _refuse_folder(name, descriptor)
+        for number, artifact in enumerate(artifacts):
+            with _place(folder, artifact) as (name, descriptor):
+                os.replace(private / str(number), name, dst_dir_fd=descriptor)
 
 
 def save_one(store: Store, artifact: Artifact, file: Path) -> None:
@@ -77,39 +82,32 @@ def save_one(store: Store, artifact: Artifact, file: Path) -> None:
         Damaged, StoreFailed: By the store.
     """
     with _private(file.parent) as private, _worded(str(file)):
-        blobs.clone(store, artifact.cid, private / "0", mode=_MODE)
+        blobs.clone(store, artifact.cid, private / "0")
         os.replace(private / "0", file)
 
 
-class _Target:
-    """Where one file goes, its folder held open so that nobody can put a link there in between."""
-
-    def __init__(self, root: Path, relative: str) -> None:
-        self._root = root
-        self._relative = relative
-        *self._folders, self._name = relative.split("/")
-        self._descriptor = -1
-
-    def open(self) -> None:
-        with _worded(f"{self._root}/{self._relative}"):
-            self._descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            for name in self._folders:
+@contextmanager
+def _place(root: Path, artifact: Artifact) -> Iterator[tuple[str, int]]:
+    """The name of a file and its folder, held open so that nobody can put a link there in between."""
+    *folders, name = artifact.path.lstrip("/").split("/")
+    with _worded(f"{root}{artifact.path}"):
+        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for folder in folders:
                 with suppress(FileExistsError):
-                    os.mkdir(name, 0o777, dir_fd=self._descriptor)
-                below = os.open(name, _FOLDER, dir_fd=self._descriptor)
-                os.close(self._descriptor)
-                self._descriptor = below
-            with suppress(FileNotFoundError):
-                if os.stat(self._name, dir_fd=self._descriptor, follow_symlinks=False).st_mode & 0o170000 == 0o040000:
-                    raise IsADirectoryError(21, "a folder has this name")
+                    os.mkdir(folder, dir_fd=descriptor)
+                below = os.open(folder, _FOLDER, dir_fd=descriptor)
+                os.close(descriptor)
+                descriptor = below
+            yield name, descriptor
+        finally:
+            os.close(descriptor)
 
-    def take(self, file: Path) -> None:
-        with _worded(f"{self._root}/{self._relative}"):
-            os.replace(file, self._name, dst_dir_fd=self._descriptor)
 
-    def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
+def _refuse_folder(name: str, descriptor: int) -> None:
+    with suppress(FileNotFoundError):
+        if stat.S_ISDIR(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode):
+            raise IsADirectoryError(errno.EISDIR, "a folder has this name")
 
 
 @contextmanager
@@ -120,9 +118,10 @@ def _private(folder: Path) -> Iterator[Path]:
     try:
         yield path
     finally:
-        for name in os.listdir(path):
-            (path / name).unlink()
-        path.rmdir()
+        with suppress(OSError):  # whoever removed it did our work
+            for name in os.listdir(path):
+                (path / name).unlink()
+            path.rmdir()
 
 
 @contextmanager

@@ -1,11 +1,13 @@
-"""JSON Schema 2020-12: verdicts by ``jsonschema-rs``, which neither fetches a ``$ref`` nor backtracks in a pattern.
+"""JSON Schema 2020-12: verdicts by ``jsonschema-rs``, which fetches no ``$ref`` and backtracks in no pattern.
 
-``jsonschema`` is the reference: ``theory registry check`` and the tests hold entries and verdicts against it. It does not
-word failures, because its patterns run on a backtracking engine: ``^(a+)+$`` on 27 characters takes 3.6 s.
+``jsonschema`` is the reference: ``theory registry check`` and the tests hold entries and verdicts against it.
+It does not word failures, because its patterns run on a backtracking engine: ``^(a+)+$`` on 27 characters
+takes 3.6 s.
 """
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,8 +22,28 @@ if TYPE_CHECKING:
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
-# Keywords below which a default would depend on which branch matched.
-_CONDITIONAL = ("oneOf", "anyOf", "not", "if", "then", "else", "items", "prefixItems", "contains", "dependentSchemas")
+# Where schemas stand in a schema: one or a list of them, or by name (JSON Schema 2020-12 core, 8.2.4, 10 and
+# 11).
+_PLACES = frozenset(
+    (
+        "additionalProperties",
+        "allOf",
+        "anyOf",
+        "contains",
+        "contentSchema",
+        "else",
+        "if",
+        "items",
+        "not",
+        "oneOf",
+        "prefixItems",
+        "propertyNames",
+        "then",
+        "unevaluatedItems",
+        "unevaluatedProperties",
+    )
+)
+_PLACES_BY_NAME = frozenset({"$defs", "dependentSchemas", "patternProperties", "properties"})
 _SHOWN = 160  # characters of a fault's own words
 
 
@@ -64,9 +86,9 @@ class Schema:
                 validate_formats=False,
             )
         except jsonschema_rs.ValidationError as error:
-            raise BadSchema(_first_line(error.message), _pointer(error.instance_path)) from None
+            raise BadSchema(_reason(error.message), _pointer(error.instance_path)) from None
         except ValueError as error:
-            raise BadSchema(_first_line(str(error))) from None
+            raise BadSchema(_reason(str(error))) from None
 
     def check(self, value: Json) -> None:
         """Accept a value that satisfies the schema.
@@ -77,11 +99,18 @@ class Schema:
         if self._validator.is_valid(value):
             return
         errors = list(self._validator.iter_errors(value))
-        chosen = _most_telling(errors)
-        raise Mismatch(_first_line(chosen.message), _pointer(chosen.instance_path), len(errors) - 1)
+        raise _mismatch(_most_telling(errors), len(errors) - 1)
+
+    def faults(self, value: Json) -> Iterator[Mismatch]:
+        """Every fault of a value, none of them raised."""
+        for error in self._validator.iter_errors(value):
+            yield _mismatch(_most_telling([error]), 0)
 
     def with_defaults(self, value: Json) -> Json:
-        """The value with the defaults that stand along ``properties`` filled in; the value itself is not changed."""
+        """The value with the defaults filled in that stand along ``properties``, a local ``$ref`` followed.
+
+        A ``$ref`` that leads back to itself is followed once. The value itself is not changed.
+        """
         return _filled(value, self.document, self.document)
 
 
@@ -98,64 +127,130 @@ def schema_of(document: JsonObject) -> Schema:
 
 
 def misplaced_defaults(document: JsonObject) -> Iterator[tuple[str, str]]:
-    """Every ``default`` that would not be applied or that breaks its own schema: pointer and fault."""
-    yield from _misplaced(document, document, "", conditional=False)
+    """Every ``default`` that would never be applied or that breaks its own schema: pointer and fault."""
+    applied = {pointer for pointer, schema in _along_properties(document) if isinstance(schema, dict)}
+    for pointer, schema in _subschemas(document, ""):
+        if "default" not in schema:
+            continue
+        if pointer not in applied:
+            yield f"{pointer}/default", "a default is applied along properties only, not here"
+        elif fault := _fault_of_default(document, pointer, schema["default"]):
+            yield f"{pointer}/default", f"the default breaks its own schema: {fault}"
 
 
-def _misplaced(schema: Json, root: JsonObject, pointer: str, *, conditional: bool) -> Iterator[tuple[str, str]]:
-    if isinstance(schema, list):
-        for number, item in enumerate(schema):
-            yield from _misplaced(item, root, f"{pointer}/{number}", conditional=conditional)
+def _subschemas(schema: Json, pointer: str) -> Iterator[tuple[str, JsonObject]]:
+    """Every schema object inside a schema, itself among them, with its pointer."""
     if not isinstance(schema, dict):
         return
-    if "default" in schema:
-        if conditional:
-            yield f"{pointer}/default", "a default is applied along properties only, not here"
-        else:
-            own = {**schema, **({"$defs": root["$defs"]} if "$defs" in root else {})}
-            try:
-                Schema(own).check(schema["default"])
-            except (BadSchema, Mismatch) as error:
-                yield f"{pointer}/default", f"the default breaks its own schema: {error}"
+    yield pointer, schema
     for key, child in schema.items():
-        inside = conditional or key in _CONDITIONAL or key in {"additionalProperties", "patternProperties", "allOf"}
-        if key in {"properties", "$defs", "patternProperties", "dependentSchemas"} and isinstance(child, dict):
-            for name, below in child.items():
-                step = f"{pointer}/{key}/{escape_pointer(name)}"
-                yield from _misplaced(below, root, step, conditional=inside)
-        elif key in (*_CONDITIONAL, "additionalProperties", "allOf", "propertyNames", "unevaluatedProperties"):
-            yield from _misplaced(child, root, f"{pointer}/{key}", conditional=True)
+        step = f"{pointer}/{escape_pointer(key)}"
+        if key in _PLACES:
+            yield from _subschemas(child, step)
+            for number, item in enumerate(child if isinstance(child, list) else ()):
+                yield from _subschemas(item, f"{step}/{number}")
+        elif key in _PLACES_BY_NAME and isinstance(child, dict):
+            for name, item in child.items():
+                yield from _subschemas(item, f"{step}/{escape_pointer(name)}")
+
+
+def _along_properties(root: JsonObject) -> Iterator[tuple[str, Json]]:
+    """Every schema whose default ``with_defaults`` may apply, with its pointer."""
+    todo, seen = [""], set()
+    while todo:
+        pointer = todo.pop()
+        schema = _at(root, pointer)
+        if pointer in seen or not isinstance(schema, dict):
+            continue
+        seen.add(pointer)
+        yield pointer, schema
+        if (target := _target(schema)) is not None:
+            todo.append(target)
+        properties = schema.get("properties")
+        if isinstance(properties, dict):
+            todo.extend(f"{pointer}/properties/{escape_pointer(name)}" for name in properties)
+
+
+def _fault_of_default(root: JsonObject, pointer: str, default: Json) -> str:
+    """What a default breaks in the schema that it stands in, or an empty string."""
+    from urllib.parse import quote  # noqa: PLC0415 - for entries that are read the first time
+
+    # The whole document is embedded under a name, so that a $ref in it means what it means there.
+    name = root.get("$id", "urn:theory:document")
+    inner: JsonObject = {**root, "$id": name}
+    try:
+        Schema({"$defs": {"document": inner}, "$ref": f"{name}#{quote(pointer)}"}).check(default)
+    except (BadSchema, Mismatch) as error:
+        return str(error)
+    return ""
 
 
 def _filled(value: Json, schema: Json, root: JsonObject, following: frozenset[str] = frozenset()) -> Json:
     if not isinstance(schema, dict) or not isinstance(value, dict):
         return value
-    target = schema.get("$ref")
-    if isinstance(target, str) and target.startswith("#") and target not in following:
-        value = cast("JsonObject", _filled(value, _at(root, target), root, following | {target}))
+    target = _target(schema)
+    if target is not None and target not in following:
+        following |= {target}
+        value = cast("JsonObject", _filled(value, _at(root, target), root, following))
     properties = schema.get("properties")
     if not isinstance(properties, dict):
         return value
     filled = dict(value)
     for name, below in properties.items():
-        if name not in filled and isinstance(below, dict):
-            if "default" not in below:
+        if name not in filled:
+            holder = _with_default(below, root)
+            if holder is None:
                 continue
-            filled[name] = below["default"]
-        filled[name] = _filled(filled[name], below, root)
+            filled[name] = deepcopy(holder["default"])  # who gets the value may change it
+        filled[name] = _filled(filled[name], below, root, following)
     return filled
 
 
-def _at(root: JsonObject, reference: str) -> Json:
+def _with_default(schema: Json, root: JsonObject) -> JsonObject | None:
+    """The schema itself if it has a default, else the one at the end of its ``$ref`` that has."""
+    seen = set()
+    while isinstance(schema, dict) and "default" not in schema:
+        target = _target(schema)
+        if target is None or target in seen:
+            return None
+        seen.add(target)
+        schema = _at(root, target)
+    return schema if isinstance(schema, dict) else None
+
+
+def _target(schema: JsonObject) -> str | None:
+    """The pointer that a local ``$ref`` is; None for an anchor, another document, and where there is none."""
+    reference = schema.get("$ref")
+    if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
+        return None
+    if "%" not in reference:
+        return reference[1:]
+    from urllib.parse import unquote  # noqa: PLC0415 - hardly ever needed
+
+    return unquote(reference[1:])
+
+
+def _at(root: JsonObject, pointer: str) -> Json:
     found: Json = root
-    for step in reference.removeprefix("#").split("/")[1:]:
+    for step in pointer.split("/")[1:]:
         key = step.replace("~1", "/").replace("~0", "~")
-        found = found.get(key) if isinstance(found, dict) else None
+        if isinstance(found, list) and key.isdecimal() and int(key) < len(found):
+            found = found[int(key)]
+        else:
+            found = found.get(key) if isinstance(found, dict) else None
     return found
 
 
+def _mismatch(error: ValidationError, more: int) -> Mismatch:
+    pointer = _pointer(error.instance_path)
+    if error.schema_path[-1:] in (["additionalProperties"], ["unevaluatedProperties"]):
+        names: list[str] = getattr(error.kind, "unexpected", [])
+        pointer += _pointer(names[:1])  # the first of them is where to look
+    return Mismatch(_first_line(error.message), pointer, more)
+
+
 def _most_telling(errors: list[ValidationError]) -> ValidationError:
-    """Of several faults the one nearest to the root; of a choice, the fault of the branch that got furthest."""
+    """Of several faults the one nearest to the root; of a choice, that of the branch that got furthest."""
     chosen = min(errors, key=lambda error: (len(error.instance_path), _first_line(error.message)))
     branches: list[list[ValidationError]] = getattr(chosen.kind, "context", None) or []
     deepest = [
@@ -167,8 +262,13 @@ def _most_telling(errors: list[ValidationError]) -> ValidationError:
 
 
 def _only_of_kind(error: ValidationError, choice: ValidationError) -> bool:
-    """A branch that fails on the type or the const of the value itself was not the one that was meant."""
-    return len(error.instance_path) <= len(choice.instance_path) and error.schema_path[-1:] in (["type"], ["const"])
+    """Whether this alone says that the branch was not the one that was meant."""
+    same_place = len(error.instance_path) <= len(choice.instance_path)
+    return same_place and error.schema_path[-1:] in (["type"], ["const"])
+
+
+def _reason(text: str) -> str:
+    return _first_line(text.rpartition("ValueError: ")[2])  # what _refuse said, out of its wrapping
 
 
 def _refuse(uri: str) -> Json:

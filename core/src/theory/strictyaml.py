@@ -1,7 +1,7 @@
 """YAML read as JSON: no aliases, no tags, no duplicate keys, JSON's types only, and the line of every value.
 
-Plain scalars follow the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema), so ``no`` and ``on``
-are text, not booleans. PyYAML supplies the events; a 432-byte alias bomb never becomes a value.
+Plain scalars follow the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema), so ``no`` and
+``on`` are text, not booleans. PyYAML supplies the events; a 432-byte alias bomb never becomes a value.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from theory.canon import MAX_JSON_DEPTH, escape_pointer
+from theory.canon import MAX_INTEGER, MAX_JSON_DEPTH, escape_pointer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from theory.types import Json
 
 MAX_BYTES = 1024 * 1024
+_DIGITS = 20  # enough for 2^53-1 however it is spelled; int() takes quadratic time
 
-_INTEGER = re.compile(r"[-+]?[0-9]+")
+_INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_WORDS: dict[str, None | bool] = {
+_WORDS: dict[str, bool | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
@@ -49,20 +50,28 @@ def parse_yaml(data: bytes) -> tuple[Json, dict[str, int]]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     lines: dict[str, int] = {}
     try:
-        events: Iterator[Any] = yaml.parse(data, loader)
-        next(events)  # the start of the stream
-        if isinstance(next(events), yaml.StreamEndEvent):
-            raise BadYaml("an empty document", 1)
-        value = _value(events, next(events), "", lines, 1)
-        next(events)  # the end of the document
-        if not isinstance(event := next(events), yaml.StreamEndEvent):
-            raise BadYaml("a second document in one file", event.start_mark.line + 1)
+        value = _document(yaml.parse(data, loader), lines)
+    except BadYaml:
+        raise
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise BadYaml(error.problem or "not YAML", mark.line + 1 if mark else 1) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two where PyYAML lacks libyaml
         raise BadYaml(str(error).splitlines()[0], 1) from None
     return value, lines
+
+
+def _document(events: Iterator[Any], lines: dict[str, int]) -> Json:
+    import yaml  # noqa: PLC0415 - as in parse_yaml
+
+    next(events)  # the start of the stream
+    if isinstance(next(events), yaml.StreamEndEvent):
+        raise BadYaml("an empty document", 1)
+    value = _value(events, next(events), "", lines, 1)
+    next(events)  # the end of the document
+    if not isinstance(event := next(events), yaml.StreamEndEvent):
+        raise BadYaml("a second document in one file", event.start_mark.line + 1)
+    return value
 
 
 def _value(events: Iterator[Any], event: Any, pointer: str, lines: dict[str, int], depth: int) -> Json:  # noqa: ANN401 - PyYAML has no types
@@ -71,8 +80,10 @@ def _value(events: Iterator[Any], event: Any, pointer: str, lines: dict[str, int
     line = lines[pointer] = event.start_mark.line + 1
     if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
         raise BadYaml("an anchor or alias; write the value out", line)
-    if getattr(event, "tag", None) not in (None, "!") or depth > MAX_JSON_DEPTH:
-        raise BadYaml("a tag; JSON's types are enough here" if depth <= MAX_JSON_DEPTH else "nested too deep", line)
+    if depth > MAX_JSON_DEPTH:
+        raise BadYaml(f"nested deeper than {MAX_JSON_DEPTH} levels", line)
+    if getattr(event, "tag", None):
+        raise BadYaml("a tag; JSON's types are enough here", line)
     if isinstance(event, yaml.ScalarEvent):
         return _scalar(event.value, line) if event.implicit[0] else str(event.value)
     if isinstance(event, yaml.SequenceStartEvent):
@@ -98,8 +109,11 @@ def _value(events: Iterator[Any], event: Any, pointer: str, lines: dict[str, int
 def _scalar(text: str, line: int) -> Json:
     if text in _WORDS:
         return _WORDS[text]
-    if _INTEGER.fullmatch(text) and len(text) <= 20:  # noqa: PLR2004 - longer ones are refused as JSON later
-        return int(text)
+    if _INTEGER.fullmatch(text):
+        number = int(text, {"0o": 8, "0x": 16}.get(text[:2], 10)) if len(text) <= _DIGITS else MAX_INTEGER + 1
+        if abs(number) > MAX_INTEGER:
+            raise BadYaml("an integer beyond 2^53-1 has no exact JSON; put it in quotes", line)
+        return number
     if _FLOAT.fullmatch(text):
         return float(text)
     if text.lower().lstrip("+-") in {".nan", ".inf"}:

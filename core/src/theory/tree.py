@@ -11,25 +11,36 @@ from typing import TYPE_CHECKING
 
 from theory.canon import cid_of_stream, tree_cid
 from theory.errors import RegistryFault
-from theory.paths import printable
+from theory.paths import SURROGATE, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
 ENTRY = "processor.yaml"  # its parts are in the memo key by themselves
+IGNORE = ".dockerignore"
+_PART = re.compile(r"\*\*/?|\[\^?(?:\\.|[^\]\\])+\]|\\.|.", re.DOTALL)  # of a pattern, each a step of its own
 
 
-def files_of(folder: Path) -> Iterator[tuple[str, str, bool]]:
+def files_of(folder: Path, dockerfile: str | None = None) -> Iterator[tuple[str, str, bool]]:
     """Every file that counts: relative path, cid, whether it is executable.
+
+    Args:
+        folder: The entry's folder.
+        dockerfile: Counts whatever ``.dockerignore`` says, since Docker reads it in any case.
 
     Raises:
         RegistryFault: A link or a special file, which mean something else elsewhere.
     """
-    ignored = _ignored(folder)
+    ignored = _ignored(folder / IGNORE)
+    kept = {IGNORE} if dockerfile is None else {IGNORE, os.path.normpath(dockerfile)}
     for path, entry in _walk(str(folder), ""):
-        if path == ENTRY or path.endswith(".pyc") or ignored(path):
+        if path == ENTRY or path.endswith(".pyc") or (path not in kept and ignored(path)):
             continue
+        if SURROGATE.search(path):
+            raise RegistryFault(
+                f"{printable(entry.path)} has a name that is not UTF-8", hint="rename the file"
+            )
         if not entry.is_file(follow_symlinks=False):
             raise RegistryFault(
                 f"{printable(entry.path)} is a link or a special file", hint="put a regular file in its place"
@@ -39,12 +50,14 @@ def files_of(folder: Path) -> Iterator[tuple[str, str, bool]]:
         yield path, cid, bool(entry.stat().st_mode & 0o100)
 
 
-def tree_of(folder: Path) -> str:
-    """The address of the folder without ``processor.yaml``."""
+def tree_of(folder: Path, dockerfile: str | None = None) -> str:
+    """The address of the folder without ``processor.yaml``; arguments and errors as in ``files_of``."""
     try:
-        return tree_cid(files_of(folder))
-    except (OSError, UnicodeEncodeError) as error:
-        raise RegistryFault(f"{folder} cannot be read: {error}", hint="check its files and permissions") from error
+        return tree_cid(files_of(folder, dockerfile))
+    except OSError as error:
+        raise RegistryFault(
+            f"{folder} cannot be read: {error}", hint="check its files and permissions"
+        ) from error
 
 
 def _walk(folder: str, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
@@ -58,43 +71,47 @@ def _walk(folder: str, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
                 yield path, entry
 
 
-def _ignored(folder: Path) -> Callable[[str], bool]:
+def _ignored(file: Path) -> Callable[[str], bool]:
     try:
-        text = (folder / ".dockerignore").read_text("utf-8")
+        text = file.read_text("utf-8-sig")
     except FileNotFoundError:
         return lambda _: False
+    except UnicodeDecodeError:
+        raise RegistryFault(f"{file} is not UTF-8", hint="save it as UTF-8") from None
     rules: list[tuple[bool, re.Pattern[str]]] = []
-    for line in map(str.strip, text.splitlines()):
-        pattern = line.removeprefix("!").strip("/ ")
-        if pattern and not line.startswith("#"):
-            rules.append((not line.startswith("!"), _regex(os.path.normpath(pattern))))
+    for number, line in enumerate(text.split("\n"), 1):
+        excludes = not line.strip().startswith("!")
+        pattern = line.strip().removeprefix("!").strip("/ \t")
+        if not pattern or line.startswith("#"):
+            continue
+        try:
+            rules.append((excludes, _regex(os.path.normpath(pattern))))
+        except re.error:
+            raise RegistryFault(f"{file}:{number}: not a pattern", hint="close its bracket") from None
 
     def ignored(path: str) -> bool:
         verdict = False
         for excludes, rule in rules:
-            if rule.match(path):
+            if rule.fullmatch(path):
                 verdict = excludes
-        return verdict and path != ".dockerignore"
+        return verdict
 
     return ignored
 
 
 def _regex(pattern: str) -> re.Pattern[str]:
     """Go's filepath.Match with ``**``; what matches a folder matches all below it."""
-    out, at = "", 0
-    while at < len(pattern):
-        if pattern.startswith("**", at):
-            at += 2
-            out += "(?:.*/)?" if pattern.startswith("/", at) else ".*"
-            at += pattern.startswith("/", at)
-            continue
-        char = pattern[at]
-        if char == "[" and "]" in pattern[at:]:
-            end = pattern.index("]", at)
-            choice = re.escape(pattern[at + 1 : end]).replace("\\-", "-").replace("\\^", "^")
-            out += f"[{choice}]"
-            at = end + 1
-            continue
-        out += {"*": "[^/]*", "?": "[^/]"}.get(char, re.escape(char))
-        at += 1
-    return re.compile(f"{out}(?:/.*)?$", re.DOTALL)
+
+    def translated(match: re.Match[str]) -> str:
+        part = match[0]
+        if part.startswith("**"):
+            return ".*" if match.end() == len(pattern) else "(?:.*/)?"
+        if part.startswith("[") and len(part) > 1:
+            return re.sub(
+                r"\\(.)|(?<!^)([\[&|~]|(?<=-)-)", lambda inner: re.escape(inner[1] or inner[2]), part
+            )
+        if part == "[":
+            raise re.error("an open bracket")
+        return {"*": "[^/]*", "?": "[^/]"}.get(part, re.escape(part.removeprefix("\\")))
+
+    return re.compile(_PART.sub(translated, pattern) + "(?:/.*)?", re.DOTALL)

@@ -16,12 +16,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-Scalar: TypeAlias = "None | bool | int | float | str"
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Scalar: TypeAlias = "bool | int | float | str | None"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 JsonObject: TypeAlias = "dict[str, Json]"
 
 Capability: TypeAlias = Literal[
-    "image", "process", "network", "gpu", "isolation", "memory_limit", "cpu_limit", "secrets_file", "secrets_env"
+    "image",
+    "process",
+    "network",
+    "gpu",
+    "isolation",
+    "memory_limit",
+    "cpu_limit",
+    "secrets_file",
+    "secrets_env",
 ]
 Determinism: TypeAlias = Literal["pure", "seeded", "nondeterministic"]
 Ended: TypeAlias = Literal["exit", "timeout", "oom", "cancelled"]
@@ -235,7 +243,7 @@ class Channel(Protocol):
         """When the command's time is over, on ``time.monotonic``; None before ``started``."""
 
     def wait_cancelled(self, seconds: float) -> bool:
-        """Wait at most so long; True as soon as the run is cancelled: stop the work and answer within 10 s."""
+        """Wait at most so long; True as soon as the run is cancelled: stop the work, answer within 10 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +268,7 @@ class Store(Protocol):
 
     @property
     def staging(self) -> Path:
-        """A folder on this machine for files that ``put`` will take; for a local store, on its own file system."""
+        """A folder here for files that ``put`` will take; for a local store, on its own file system."""
 
     def put(self, blobs: Sequence[Staged]) -> None:
         """Take all of these; they are durable when this returns, those that were here already too."""

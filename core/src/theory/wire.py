@@ -128,7 +128,13 @@ def receipt_document(receipt: Receipt) -> JsonObject:
 
 
 def preimage_document(
-    processor: Processor, image: Image, inputs: JsonObject, seed: int, secrets: Iterable[str], *, pretends: bool
+    processor: Processor,
+    image: Image,
+    inputs: JsonObject,
+    seed: int,
+    secrets: Iterable[str],
+    *,
+    pretends: bool,
 ) -> JsonObject:
     """What the memo key is the hash of; docs/reference/formats.md gives the reasons for each part."""
     return {

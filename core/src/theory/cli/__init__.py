@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from theory import __version__, discovery
 from theory.cli.show import fail, say
-from theory.errors import Interrupted, TheoryError, Usage
+from theory.errors import Interrupted, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,15 +37,20 @@ COMMANDS = {
     "schema": ("theory.cli.config", "Print the JSON Schema of a document."),
 }
 
+# Click 8.1 prints the help and exits instead.
+_NO_ARGUMENTS: tuple[type[click.UsageError], ...] = tuple(
+    filter(None, [getattr(click.exceptions, "NoArgsIsHelpError", None)])
+)
+
 
 class Commands(click.Group):
     """The commands of core and those that plugins bring (entry points of ``theory.commands``)."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click calls it so
         """Core's commands in reading order, then the plugins'."""
         return [*COMMANDS, *(name for name in _brought() if name not in COMMANDS)]
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
         """Import one command."""
         from importlib import import_module  # noqa: PLC0415 - "theory --help" imports none
 
@@ -64,7 +69,13 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does, with near matches for a name that is wrong."""
-        if args and not args[0].startswith("-") and args[0] not in (names := self.list_commands(ctx)):
+        if (
+            args and args[0] != "run"
+        ):  # only a run has something to settle when it is interrupted; the others just end
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        known = not args or args[0].startswith("-") or args[0] in COMMANDS
+        if not known and args[0] not in (names := self.list_commands(ctx)):
             from difflib import get_close_matches  # noqa: PLC0415 - only for a name that is wrong
 
             near = get_close_matches(args[0], names, n=1)
@@ -72,20 +83,13 @@ class Commands(click.Group):
             raise Usage(f"no command {args[0]!r}", hint=hint)
         return super().resolve_command(ctx, args)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
         """List the commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, COMMANDS[name][1]) for name in COMMANDS])
         if brought := {name: owner for name, owner in _brought().items() if name not in COMMANDS}:
             with formatter.section("Commands of plugins"):
                 formatter.write_dl([(name, f"From {owner}.") for name, owner in brought.items()])
-
-    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - whatever the command returns
-        """Only ``run`` has something to settle when it is interrupted; the others just end."""
-        if ctx._protected_args[:1] != ["run"]:  # noqa: SLF001 - the name of the command that comes next
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        return super().invoke(ctx)
 
 
 @click.command(
@@ -97,12 +101,12 @@ class Commands(click.Group):
 def theory() -> None:
     """Run versioned processors anywhere, and believe the records.
 
-    A processor is named by its ref, namespace/name@version. Every run answers with one envelope; its outputs are
-    content-addressed, it leaves a receipt, and its plan's ledger says what it cost.
+    A processor is named by its ref, namespace/name@version. Every run answers with one envelope; its outputs
+    are content-addressed, it leaves a receipt, and its plan's ledger says what it cost.
     """
 
 
-def run_command_line(arguments: Sequence[str], cancellation: Cancellation) -> int:
+def run_command_line(arguments: Sequence[str], cancellation: Cancellation) -> int:  # noqa: PLR0911 - one an ending
     """Run one command line; its exit status.
 
     Args:
@@ -111,29 +115,35 @@ def run_command_line(arguments: Sequence[str], cancellation: Cancellation) -> in
     """
     as_json = "--json" in arguments and "run" in arguments
     debug = "--debug" in arguments
+    if "_THEORY_COMPLETE" in os.environ:
+        theory.main(list(arguments), prog_name="theory")  # answers the shell and exits
     try:
-        answer = theory.main(list(arguments), prog_name="theory", standalone_mode=False, obj=cancellation)
-    except click.exceptions.NoArgsIsHelpError as error:
+        # Not by theory.main: it ends the process itself when who reads our output has gone.
+        with theory.make_context("theory", list(arguments), obj=cancellation) as context:
+            answer = theory.invoke(context)
+    except click.exceptions.Exit as done:  # --help, --version
+        return done.exit_code
+    except _NO_ARGUMENTS as error:
         say(error.format_message())
         return Usage.exit_code
     except click.ClickException as error:
         hint = error.ctx.command_path + " --help" if isinstance(error, click.UsageError) and error.ctx else ""
-        return fail(Usage(_lowered(error.format_message()), hint=hint), as_json=as_json, debug=debug)
-    except TheoryError as error:
-        return fail(error, as_json=as_json, debug=debug)
+        return fail(Usage(_lowered(error.format_message()), hint=hint), as_json=as_json)
     except (KeyboardInterrupt, click.Abort):
-        return fail(Interrupted("interrupted"), as_json=as_json, debug=debug)
+        return fail(Interrupted("interrupted"), as_json=as_json)
     except BrokenPipeError:
         # Who reads our output has gone. Whatever ran is closed; there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except Exception as error:  # noqa: BLE001 - our own bug, wherever it is, still gets one answer
+        from theory.close import known  # noqa: PLC0415 - only for an error
+
+        return fail(known(error, cancellation.signal, debug=debug), as_json=as_json)
     return answer if isinstance(answer, int) else 0
 
 
 def _brought() -> dict[str, str]:
-    from theory.plugins import published  # noqa: PLC0415 - not for a command that core knows
-
-    ours = frozenset(name for names in published().values() for name in names.values())
+    ours = frozenset(name for names in discovery.published().values() for name in names.values())
     found = discovery.allowed(discovery.installed(), os.environ, ours)
     return {point.name: point.distribution for point in found if point.group == "theory.commands"}
 

@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("prefix", required=False)
 @click.option("--plan", metavar="KEY", help="Only executions of this plan.")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many executions.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many executions."
+)
 def ls(prefix: str | None, plan: str | None, limit: int) -> None:
     """List executions, or the artifacts below a world path.
 
-    Without PREFIX: the executions that closed last, the newest first (when, id, ref, adapter, status, cost). With it: size,
-    cid and path of every artifact whose path begins so.
+    Without PREFIX: the executions that closed last, the newest first (when, id, ref, adapter, status, cost).
+    With it: size, cid and path of every artifact whose path begins so.
     """
     with Runner() as runner:
         if prefix is None:
@@ -46,7 +48,7 @@ def ls(prefix: str | None, plan: str | None, limit: int) -> None:
 def show(execution_id: str) -> None:
     """Print all that is recorded of an execution.
 
-    One JSON document: the execution's record with the cids of everything that a replay needs, and its envelope.
+    One JSON document: the execution's record with the cids of all that a replay needs, and its envelope.
     """
     from theory import wire  # noqa: PLC0415 - not for its neighbours
 
@@ -55,7 +57,8 @@ def show(execution_id: str) -> None:
         envelope = runner.stored_envelope(execution_id)
         if record is None or envelope is None:
             raise ArtifactNotFound(
-                f"no execution is called {paths.printable(execution_id)}", hint="theory ls shows those that there are"
+                f"no execution is called {paths.printable(execution_id)}",
+                hint="theory ls shows those that there are",
             )
         document = {
             "execution_id": record.execution_id,
@@ -80,8 +83,8 @@ def show(execution_id: str) -> None:
 def cat(path: str) -> None:
     """Write the bytes of an artifact to standard output.
 
-    PATH is a world path, or a cid. The content is compared with its cid as it is read: damage ends the command with exit
-    status 3.
+    PATH is a world path, or a cid. The content is compared with its cid as it is read: damage ends the
+    command with exit status 3.
     """
     with Runner() as runner:
         blobs.copy_verified(runner.store, _found(runner, path).cid, sys.stdout.buffer)
@@ -94,7 +97,7 @@ def cat(path: str) -> None:
 def get(artifacts: tuple[str, ...], folder: str) -> None:
     """Copy artifacts to files.
 
-    PATH is a world path, or a cid; the file is called as the last part of it. A file that is there is replaced.
+    PATH is a world path, or a cid; the file is called as the last part of it. It replaces one that is there.
     """
     from theory import save  # noqa: PLC0415 - not for its neighbours
 
@@ -102,7 +105,10 @@ def get(artifacts: tuple[str, ...], folder: str) -> None:
     for path in artifacts:
         name = path.rpartition("/")[2]
         if names.setdefault(name, path) != path:
-            raise Usage(f"{names[name]} and {path} would both become {name}", hint="copy them to two folders: --to DIR")
+            raise Usage(
+                f"{names[name]} and {path} would both become {name}",
+                hint="copy them to two folders: --to DIR",
+            )
     if not Path(folder).is_dir():
         raise Usage(f"--to {folder} is not a folder", hint=f"mkdir -p {folder}")
     with Runner() as runner:

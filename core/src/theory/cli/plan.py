@@ -12,7 +12,7 @@ from theory.money import micro_usd, usd
 from theory.run import Runner
 
 if TYPE_CHECKING:
-    from theory.account import PlanState
+    from theory.ledger import PlanState
 
 
 @click.group()

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import click
 
 from theory.cli.show import answer, say, table
+from theory.discovery import published
 from theory.errors import TheoryError
 from theory.options import describe_options
-from theory.plugins import ADAPTERS, Plugins, published
+from theory.plugins import ADAPTERS, Plugins
 from theory.run import Runner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 @click.group()
@@ -69,7 +70,10 @@ def plugins() -> int:
     """
     found = list(Plugins.installed().survey())
     table(
-        ((s.group, s.name, s.distribution, s.version, s.problem or "ok") for s in found),
+        (
+            (s.group, s.name, s.distribution, s.version, f"broken: {s.problem}" if s.problem else "ok")
+            for s in found
+        ),
         ("group", "name", "distribution", "version", "state"),
     )
     return 69 if any(status.problem for status in found) else 0
@@ -91,11 +95,12 @@ def _findings() -> Iterator[tuple[str, str, str]]:
     yield "sqlite", "ok", sqlite3.sqlite_version
     with Runner() as runner:
         yield "home", "ok", str(runner.settings.home)
-        for subject, probe in (
+        probes: tuple[tuple[str, Callable[[], str]], ...] = (
             ("store", lambda: runner.store.url),
             ("ledger", lambda: f"{len(runner.ledger.plans())} plans"),
             ("registries", lambda: f"{sum(1 for s in runner.sources for _ in s.refs())} entries"),
-        ):
+        )
+        for subject, probe in probes:
             try:
                 yield subject, "ok", probe()
             except TheoryError as error:

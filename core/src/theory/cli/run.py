@@ -13,8 +13,10 @@ import click
 from theory import config
 from theory.canon import MAX_JSON_BYTES, BadJson, parse_json
 from theory.cli.show import Events, answer_envelope, fail
+from theory.close import known
 from theory.errors import BadAdapterOptions, BadInputs, SaveFailed, TheoryError, Usage
 from theory.money import micro_usd
+from theory.paths import printable
 from theory.pipes import Pipe
 from theory.run import Runner
 from theory.types import Success
@@ -32,11 +34,17 @@ if TYPE_CHECKING:
 @click.option(
     "--write-prefix",
     metavar="PATH/",
-    help="World path below which the outputs are named; {execution_id} is put in.  [default: /artifacts/outputs/]",
+    help="World path for the outputs; {execution_id} is put in.  [default: /artifacts/outputs/]",
 )
-@click.option("--inputs-json", metavar="JSON", default="{}", help="Inputs; @FILE reads a file, - standard input.")
-@click.option("--adapter-opts-json", metavar="JSON", default="{}", help="Options of the adapter as a JSON object.")
-@click.option("-o", "options", metavar="KEY=VALUE", multiple=True, help="One option of the adapter; repeatable.")
+@click.option(
+    "--inputs-json", metavar="JSON", default="{}", help="Inputs; @FILE reads a file, - standard input."
+)
+@click.option(
+    "--adapter-opts-json", metavar="JSON", default="{}", help="Options of the adapter as a JSON object."
+)
+@click.option(
+    "-o", "options", metavar="KEY=VALUE", multiple=True, help="One option of the adapter; repeatable."
+)
 @click.option(
     "--attach",
     "attachments",
@@ -47,15 +55,25 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON, errors included.")
 @click.option("--save-dir", metavar="DIR", help="Save all outputs below this folder, by their world paths.")
 @click.option("--save-first", metavar="FILE", help="Save the first output to this file.")
-@click.option("--stream", is_flag=True, help="Show tokens as they come; with --json every event, a line each.")
+@click.option(
+    "--stream", is_flag=True, help="Show tokens as they come; with --json every event, a line each."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed for the processor, 0 to 2^53-1.")
-@click.option("--timeout", type=float, metavar="SECONDS", help="Time for the command.  [default: the entry's]")
-@click.option("--memo/--no-memo", default=None, help="Use or skip remembered results.  [default: by determinism]")
+@click.option(
+    "--timeout", type=float, metavar="SECONDS", help="Time for the command.  [default: the entry's]"
+)
+@click.option(
+    "--memo/--no-memo", default=None, help="Use or skip remembered results.  [default: by determinism]"
+)
 @click.option("--refresh", is_flag=True, help="Run, and replace the remembered result.")
 @click.option("--reserve-usd", metavar="USD", help="Hold this much of the plan.  [default: the entry's]")
-@click.option("--execution-id", metavar="ID", help="Try an execution again, or get its envelope if it is closed.")
+@click.option(
+    "--execution-id", metavar="ID", help="Try an execution again, or get its envelope if it is closed."
+)
 @click.option("--store", metavar="URL", help="Where blobs are kept.  [default: below THEORY_HOME]")
-@click.option("--registry", "registries", metavar="DIR", multiple=True, help="A registry to ask first; repeatable.")
+@click.option(
+    "--registry", "registries", metavar="DIR", multiple=True, help="A registry to ask first; repeatable."
+)
 @click.option("--build", is_flag=True, help="Build the image again (adapters that build).")
 @click.option("--quiet", is_flag=True, help="No logs and no progress on stderr.")
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
@@ -63,33 +81,41 @@ if TYPE_CHECKING:
 def run(cancellation: Cancellation, /, **given: Any) -> int:  # noqa: ANN401 - as the options above say
     """Run a processor and print its envelope.
 
-    REF (or --ref REF) names the processor, such as text/wordcount@1. Nothing but the envelope goes to standard output; logs
-    and notes go to standard error.
+    REF (or --ref REF) names the processor, such as text/wordcount@1. Nothing but the envelope goes to
+    standard output; logs and notes go to standard error.
     """
     as_json, debug = given["as_json"], given["debug"]
     events = Events(stream=given["stream"], as_json=as_json, quiet=given["quiet"])
     _check_targets(given)
     settings = config.load()
     if given["store"]:
-        url = given["store"] if "://" in given["store"] else Path(os.path.abspath(given["store"])).as_uri()
+        url = given["store"]
+        if "://" not in url and not url.startswith("file:"):
+            url = Path(os.path.abspath(url)).as_uri()
         settings = dataclasses.replace(settings, store=url)
     if given["registries"]:
         named = tuple(Path(os.path.abspath(folder)) for folder in given["registries"])
         settings = dataclasses.replace(settings, named_registries=(*named, *settings.named_registries))
     attachments = _attachments(given["attachments"], given["inputs_json"])
     with Runner(settings, debug=debug) as runner:
-        envelope = runner.run(
+        ref, options, memo, reserve = (
             _ref(given),
+            _options(given),
+            _memo(given),
+            _amount(given["reserve_usd"]),
+        )
+        envelope = runner.run(
+            ref,
             _inputs(given["inputs_json"], cancellation),
             attachments=attachments,
             adapter=given["adapter"],
-            options=_options(given),
+            options=options,
             plan=given["plan"],
             write_prefix=given["write_prefix"],
             seed=given["seed"],
             timeout=given["timeout"],
-            memo=_memo(given),
-            reserve_micro_usd=_amount(given["reserve_usd"]),
+            memo=memo,
+            reserve_micro_usd=reserve,
             execution_id=given["execution_id"],
             cancellation=cancellation,
             listen=events,
@@ -99,7 +125,9 @@ def run(cancellation: Cancellation, /, **given: Any) -> int:  # noqa: ANN401 - a
             try:
                 _save(runner, envelope, given)
             except TheoryError as error:
-                return fail(error, as_json=as_json, debug=debug, execution_id=envelope.execution_id)
+                return fail(
+                    known(error, None, debug=debug), as_json=as_json, execution_id=envelope.execution_id
+                )
     return answer_envelope(envelope, as_json=as_json)
 
 
@@ -113,17 +141,20 @@ def _ref(given: dict[str, Any]) -> str:
 
 
 def _inputs(text: str, cancellation: Cancellation) -> str | bytes:
-    if text == "-":
-        with io.BufferedReader(Pipe(0, cancellation.is_set)) as stream:
-            return stream.read(MAX_JSON_BYTES + 1)
-    if not text.startswith("@"):
+    if text != "-" and not text.startswith("@"):
         return text
     try:
-        with Path(text[1:]).open("rb") as file:
-            return file.read(MAX_JSON_BYTES + 1)
+        descriptor = 0 if text == "-" else os.open(text[1:], os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            with io.BufferedReader(Pipe(descriptor, cancellation.is_set)) as stream:
+                return stream.read(MAX_JSON_BYTES + 1)
+        finally:
+            if descriptor:
+                os.close(descriptor)
     except (OSError, ValueError) as error:
+        what = "standard input" if text == "-" else f"the file of --inputs-json {printable(text)}"
         reason = getattr(error, "strerror", None) or str(error)
-        raise BadInputs(f"the file of --inputs-json {text} cannot be read: {reason}", hint="check the path") from None
+        raise BadInputs(f"{what} cannot be read: {reason}", hint="check the path") from None
 
 
 def _attachments(texts: tuple[str, ...], inputs: str) -> dict[str, str]:
@@ -136,7 +167,9 @@ def _attachments(texts: tuple[str, ...], inputs: str) -> dict[str, str]:
             raise Usage(f"two attachments are called {name[:200]!r}", hint="give each one a name of its own")
         attachments[name] = source
     if [*attachments.values(), inputs].count("-") > 1:
-        raise Usage("standard input can be read only once", hint="use - for one attachment or for --inputs-json")
+        raise Usage(
+            "standard input can be read only once", hint="use - for one attachment or for --inputs-json"
+        )
     return attachments
 
 
@@ -146,7 +179,9 @@ def _options(given: dict[str, Any]) -> JsonObject:
     except BadJson as error:
         raise BadAdapterOptions(f"--adapter-opts-json is not JSON that can be used: {error}") from None
     if not isinstance(options, dict):
-        raise BadAdapterOptions("--adapter-opts-json is not a JSON object", hint="--adapter-opts-json '{\"key\": 1}'")
+        raise BadAdapterOptions(
+            "--adapter-opts-json is not a JSON object", hint="--adapter-opts-json '{\"key\": 1}'"
+        )
     for text in given["options"]:
         key, equals, value = text.partition("=")
         if not (key and equals):

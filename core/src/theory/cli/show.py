@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-import traceback
 from typing import TYPE_CHECKING
 
 from theory import wire
@@ -25,7 +24,8 @@ _SEQUENCE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|[\]P^_].*?(\x07|\x1b\\|$)|.)",
 
 def say(text: str) -> None:
     """A line for people, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
 
 
 def answer(document: object, *, as_json: bool) -> None:
@@ -46,10 +46,8 @@ def answer_envelope(envelope: Envelope, *, as_json: bool) -> int:
     return envelope.exit_code
 
 
-def fail(error: TheoryError, *, as_json: bool, debug: bool, execution_id: str = "") -> int:
+def fail(error: TheoryError, *, as_json: bool, execution_id: str = "") -> int:
     """Print an error of the command line itself; the exit status."""
-    if debug:
-        traceback.print_exception(error)
     envelope = Failure(
         execution_id or new_execution_id(), error.code, error.message, error.hint, error.meta, error.exit_code
     )
@@ -57,9 +55,10 @@ def fail(error: TheoryError, *, as_json: bool, debug: bool, execution_id: str = 
 
 
 def clean(text: str) -> str:
-    """Text from outside without terminal sequences and characters that steer a terminal; tabs and newlines stay."""
+    """Text from outside without all that steers a terminal; tabs and newlines stay."""
     return "".join(
-        part if part in "\t\n" else HARMFUL.sub("", part) for part in re.split(r"([\t\n])", _SEQUENCE.sub("", text))
+        part if part in "\t\n" else HARMFUL.sub("", part)
+        for part in re.split(r"([\t\n])", _SEQUENCE.sub("", text))
     )
 
 
@@ -79,7 +78,7 @@ class Events:
 
     Args:
         stream: Tokens and all other events, as they come.
-        as_json: Events are lines of JSON on stdout if they are streamed; else everything is for people, on stderr.
+        as_json: Streamed events are lines of JSON on stdout; else all is for people, on stderr.
         quiet: Only warnings.
     """
 

@@ -153,10 +153,11 @@ class Bench:
         """A job that does these steps; a pretending adapter is told of ``outputs``, its answer."""
         processor = self.processor(outputs, **changes)
         execution_id = _execution_id()
-        environment = {  # docs: what a processor sees; an adapter adds THEORY_ROOT, PATH, HOME and TMPDIR
+        environment = {  # docs: what a processor sees; an adapter adds PATH, HOME and TMPDIR, and its root
             "THEORY_EXECUTION_ID": execution_id,
             "THEORY_REF": str(processor.ref),
             "THEORY_SEED": str(SEED),
+            "THEORY_ROOT": "",
             "USER": "theory",
             "LOGNAME": "theory",
             "PYTHONUNBUFFERED": "1",

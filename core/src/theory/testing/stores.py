@@ -371,7 +371,7 @@ def read(store: Store, cid: str) -> bytes:
 
 
 def work(store: Store, worker: int) -> int:
-    """Write what all write and what nobody else writes, and read it while others do the same; the rounds done."""
+    """Write what all write and what nobody else does, and read it while others do so too; the rounds done."""
     for number in range(ROUNDS):
         own = put(store, _own(worker, number), *map(_shared, range(SHARED)))
         assert read(store, own) == _own(worker, number)

@@ -1,0 +1,95 @@
+"""What an execution cost is known, or the reservation stands for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from core.bed import Fake, done, house, write_entry
+from theory import Failure
+from theory.close import Cost, cost_of, failure_of, known
+from theory.errors import BadInputs, Internal, Interrupted
+from theory.redact import Redactor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import SimpleNamespace
+
+    from theory.job import Prepared
+
+
+def prepared(*, pretends: bool, entry: int) -> Prepared:
+    from types import SimpleNamespace as N
+
+    stand_in: SimpleNamespace = N(
+        adapter=N(info=N(pretends=pretends)),
+        job=N(processor=N(reserve_micro_usd=entry)),
+        admission=N(reserve_micro_usd=100),
+    )
+    return cast("Prepared", stand_in)
+
+
+@pytest.mark.parametrize(
+    ("pretends", "entry", "adapter", "said", "actual"),
+    [
+        (False, 0, 5, None, 5),
+        (False, 0, 5, 7, 12),
+        (False, 20, 5, 7, 12),
+        (False, 20, 5, None, None),
+        (False, 20, None, 7, None),
+        (False, 0, None, None, None),
+        (True, 20, 5, None, 5),
+        (True, 20, 5, 7, 5),
+        (False, 0, 2**53 - 1, 2**53 - 1, 2**53 - 1),
+    ],
+)
+def test_a_cost_is_known_only_if_both_shares_are(
+    pretends: bool, entry: int, adapter: int | None, said: int | None, actual: int | None
+) -> None:
+    outcome: Any = done(cost_micro_usd=adapter)
+    cost = cost_of(prepared(pretends=pretends, entry=entry), outcome, said)
+    assert cost == Cost(actual, 100)
+    assert cost.charged == (100 if actual is None else actual)
+
+
+def test_what_ended_nobody_knows_how_costs_what_was_reserved() -> None:
+    assert cost_of(prepared(pretends=False, entry=0), None).charged == 100
+
+
+def test_a_failure_is_masked_and_short() -> None:
+    error = BadInputs("key s3cr3t " + "x" * 10_000, hint="s3cr3t", meta={"tail": "s3cr3t", "n": 1})
+    envelope = failure_of(error, "id", {"adapter": "a"}, Redactor(["s3cr3t"]))
+    assert envelope.message.startswith("key *** ")
+    assert len(envelope.message) == 4096
+    assert (envelope.hint, envelope.meta) == ("***", {"adapter": "a", "tail": "***", "n": 1})
+
+
+def test_errors_are_told_as_what_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert known(Interrupted("x"), 15, debug=False).exit_code == 143
+    assert known(Interrupted("x"), None, debug=False).exit_code == 130
+    assert isinstance(known(KeyboardInterrupt(), None, debug=False), Interrupted)
+    error = BadInputs("x")
+    assert known(error, None, debug=False) is error
+    assert capsys.readouterr().err == ""
+    assert isinstance(known(ZeroDivisionError(), None, debug=False), Internal)
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    known(error, None, debug=True)
+    assert "BadInputs" in capsys.readouterr().err
+
+
+def test_a_failing_envelope_fits_the_ledger_whatever_a_plugin_says(tmp_path: Path) -> None:
+    from theory import errors
+
+    def act(call: Any) -> object:
+        call.channel.started()
+        call.channel.write("stderr", b"\x01" * 10_000)
+        raise errors.ImageBuildFailed("\x01" * 100_000, hint="\x01" * 100_000, meta={"log": "x" * 100_000})
+
+    write_entry(tmp_path / "entries")
+    with house(tmp_path, Fake(act=act)) as runner:
+        envelope = runner.run("test/thing@1")
+        assert isinstance(envelope, Failure)
+        record = runner.ledger.execution(envelope.execution_id)
+        assert record is not None
+        assert record.envelope is not None

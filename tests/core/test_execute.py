@@ -1,0 +1,172 @@
+"""The channel: lines, events, masks, caps and the tail are the same however the bytes arrive."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from theory.cancel import Cancellation
+from theory.execute import MAX_LINE_BYTES, LogChannel, guarded
+from theory.redact import Redactor
+
+
+def hear(
+    *portions: bytes, secrets: tuple[str, ...] = (), stream: str = "stdout"
+) -> tuple[list[Any], LogChannel]:
+    events: list[Any] = []
+    channel = LogChannel(10, Cancellation(), Redactor(secrets), events.append)
+    for portion in portions:
+        channel.write(stream, portion)  # type: ignore[arg-type]  # one of the two
+    channel.close()
+    return events, channel
+
+
+LINES = st.lists(
+    st.sampled_from(
+        [
+            b"plain",
+            b"",
+            "été 漢\r".encode(),
+            b'{"event":"token","text":"Hi"}',
+            b'{"event":"progress","fraction":0.5}',
+            b'{"no":"event"}',
+            b'{"event":7}',
+            b"{broken",
+            b"\xff\xfe",
+            b"key s3cr3t-value here",
+            b'{"event":"x","text":"s3cr3t-value"}',
+            b"x" * 70_000,
+        ]
+    ),
+    max_size=6,
+)
+
+
+@given(lines=LINES, ended=st.booleans(), cuts=st.lists(st.integers(0, 80_000), max_size=10))
+def test_any_portions_of_one_log_give_the_same_events_and_tail(
+    lines: list[bytes], ended: bool, cuts: list[int]
+) -> None:
+    whole = b"\n".join(lines) + (b"\n" if ended else b"")
+    edges = sorted({0, len(whole), *(cut for cut in cuts if cut < len(whole))})
+    portions = [whole[begin:end] for begin, end in itertools.pairwise(edges)]
+    at_once, one = hear(whole, secrets=("s3cr3t-value",))
+    in_parts, other = hear(*portions, secrets=("s3cr3t-value",))
+    assert in_parts == at_once
+    assert other.tail() == one.tail()
+    assert "s3cr3t" not in json.dumps(at_once)
+
+
+def test_an_object_with_an_event_is_an_event_and_all_else_is_a_log() -> None:
+    events, _ = hear(b'{"event":"token","text":"Hi"}\nhello\n')
+    assert events == [
+        {"event": "token", "text": "Hi"},
+        {"event": "log", "stream": "stdout", "text": "hello"},
+    ]
+
+
+def test_stderr_has_no_events() -> None:
+    events, _ = hear(b'{"event":"token"}\n', stream="stderr")
+    assert events == [{"event": "log", "stream": "stderr", "text": '{"event":"token"}'}]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"event":"x","n":NaN}',
+        b'{"event":"x","n":1e999}',
+        rb'{"event":"x","t":"\ud800"}',
+        b'{"event":"x","event":"y"}',
+        b'{"event":"x","n":' + b"9" * 5000 + b"}",
+        b'{"event":"x","d":' + b"[" * 5000 + b"]" * 5000 + b"}",
+    ],
+    ids=["NaN", "infinite", "lone surrogate", "key twice", "endless integer", "too deep"],
+)
+def test_an_event_that_could_not_be_passed_on_as_json_is_a_log_line(line: bytes) -> None:
+    events, _ = hear(line + b"\n")
+    assert [event["event"] for event in events] == ["log"]
+
+
+def test_a_line_that_is_too_long_comes_in_pieces() -> None:
+    events, _ = hear(b"x" * (2 * MAX_LINE_BYTES + 5) + b"\nnext\n")
+    assert [len(event["text"]) for event in events] == [MAX_LINE_BYTES, MAX_LINE_BYTES, 5, 4]
+
+
+def test_the_tail_is_the_last_40_lines_and_4_kib() -> None:
+    _, short = hear(b"".join(b"%d\n" % number for number in range(100)))
+    assert short.tail().split("\n") == [str(number) for number in range(60, 100)]
+    _, long = hear(("ü" * 60_000 + "\nend\n").encode())
+    assert len(long.tail().encode()) <= 4096
+    assert long.tail().endswith("üü\nend")
+
+
+@pytest.mark.parametrize("edge", range(1, 12))
+def test_a_secret_over_the_edge_of_two_portions_is_masked(edge: int) -> None:
+    line = b"a s3cr3t-value.\n"
+    events, channel = hear(line[: 2 + edge], line[2 + edge :], secrets=("s3cr3t-value",))
+    assert [event["text"] for event in events] == ["a ***."]
+    assert channel.tail() == "a ***."
+
+
+def test_a_secret_hidden_by_escapes_in_an_event_is_masked() -> None:
+    escaped = "".join(f"\\u{ord(char):04x}" for char in "s3cr3t-value").encode()
+    events, _ = hear(b'{"event":"token","text":"' + escaped + b'"}\n', secrets=("s3cr3t-value",))
+    assert events == [{"event": "token", "text": "***"}]
+
+
+def test_a_secret_that_stands_in_the_json_itself_makes_the_event_a_masked_log_line() -> None:
+    events, _ = hear(b'{"event":"token","n":12345}\n', secrets=("12345",))
+    assert events == [{"event": "log", "stream": "stdout", "text": '{"event":"token","n":***}'}]
+
+
+def test_the_deadline_counts_from_the_first_start() -> None:
+    channel = LogChannel(10, Cancellation(), Redactor())
+    assert channel.deadline is None
+    channel.started()
+    first = channel.deadline
+    channel.started()
+    assert channel.deadline == first
+
+
+def test_events_come_one_thread_at_a_time_and_none_is_lost() -> None:
+    inside, most, heard = [0], [0], []
+
+    def listen(event: object) -> None:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        heard.append(event)
+        inside[0] -= 1
+
+    channel = LogChannel(10, Cancellation(), Redactor(), listen)
+    gate = threading.Barrier(4)
+
+    def write(number: int) -> None:
+        gate.wait()
+        for _ in range(200):
+            channel.write("stdout" if number % 2 else "stderr", b"line\n")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    assert (most[0], len(heard)) == (1, 800)
+
+
+def test_a_listener_whose_reader_has_gone_is_left_alone_without_a_word(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    calls = []
+
+    def listen(event: object) -> None:
+        calls.append(event)
+        raise BrokenPipeError
+
+    tell = guarded(listen)
+    tell({"event": "x"})
+    tell({"event": "x"})
+    assert len(calls) == 1
+    assert capsys.readouterr().err == ""

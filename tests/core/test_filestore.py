@@ -1,0 +1,721 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from theory import blobs
+from theory.errors import ArtifactNotFound, StoreFailed, Usage
+from theory.filestore import FileStore, open_store
+from theory.testing import StoreContract
+from theory.types import Staged
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HELLO = "b3:ea8f163db38682925e4491c5e58d4bb3506ef8c14eb78a86e908c5624a67200f"  # of b"hello"
+HELLO_PATH = "blobs/b3/ea/ea8f163db38682925e4491c5e58d4bb3506ef8c14eb78a86e908c5624a67200f"
+MEMO_PATH = "memo/ea/ea8f163db38682925e4491c5e58d4bb3506ef8c14eb78a86e908c5624a67200f"
+KEY = HELLO  # a memo key has the form of a cid
+
+
+class TestFileStore(StoreContract):
+    plugin = "theory.filestore"
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> FileStore:
+        return FileStore(tmp_path / "home" / "store")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileStore:
+    return FileStore(tmp_path / "home" / "store")
+
+
+def put(store: FileStore, *contents: bytes) -> list[str]:
+    staged = [blobs.stage(store, content) for content in contents]
+    store.put(staged)
+    return [blob.cid for blob in staged]
+
+
+def tree(root: Path) -> dict[str, str]:
+    """Every path below a folder, with its type and mode as ``ls -l`` prints them."""
+    return {str(path.relative_to(root)): stat.filemode(path.lstat().st_mode) for path in root.rglob("*")}
+
+
+def content(root: Path) -> dict[str, bytes | None]:
+    return {
+        str(path.relative_to(root)): path.read_bytes() if path.is_file() else None for path in root.rglob("*")
+    }
+
+
+def run(script: str, *arguments: object, wrapper: tuple[str, ...] = ()) -> str:
+    """Run a script in a process of its own; what it prints."""
+    command = [*wrapper, sys.executable, "-W", "error", "-c", script, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout
+
+
+# ---------------------------------------------------------------- what is on the disk
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o777], ids=oct)
+def test_the_layout_is_this_and_does_not_depend_on_the_umask(store: FileStore, umask: int) -> None:
+    old = os.umask(umask)
+    try:
+        put(store, b"hello")
+        store.memo_set(KEY, b"{}")
+    finally:
+        os.umask(old)
+    assert tree(store.root.parent) == {
+        "store": "drwx------",
+        "store/format": "-r--r--r--",
+        "store/blobs": "drwx------",
+        "store/blobs/b3": "drwx------",
+        "store/blobs/b3/ea": "drwx------",
+        f"store/{HELLO_PATH}": "-r--r--r--",
+        "store/memo": "drwx------",
+        "store/memo/ea": "drwx------",
+        f"store/{MEMO_PATH}": "-r--r--r--",
+        "store/tmp": "drwx------",
+    }
+    assert (store.root / "format").read_bytes() == b"theory file store 1\n"
+    assert (store.root / HELLO_PATH).read_bytes() == b"hello"
+    assert (store.root / MEMO_PATH).read_bytes() == b"{}"
+
+
+def test_a_store_of_this_layout_is_read(tmp_path: Path) -> None:
+    (tmp_path / HELLO_PATH).parent.mkdir(parents=True)
+    (tmp_path / HELLO_PATH).write_bytes(b"hello")
+    (tmp_path / MEMO_PATH).parent.mkdir(parents=True)
+    (tmp_path / MEMO_PATH).write_bytes(b"{}")
+    (tmp_path / "format").write_bytes(b"theory file store 1\n")
+    store = FileStore(tmp_path)
+    assert blobs.verify(store, HELLO) == 5
+    assert (list(store.list()), list(store.memo_list())) == ([(HELLO, 5)], [KEY])
+
+
+def test_reading_makes_nothing(store: FileStore) -> None:
+    assert (list(store.list()), list(store.memo_list()), store.memo_get(KEY)) == ([], [], None)
+    assert store.has([HELLO]) == frozenset()
+    store.delete([HELLO])
+    store.memo_delete(KEY)
+    with pytest.raises(ArtifactNotFound, match=f"blob {HELLO} is not in file:///.*/store"):
+        store.open(HELLO)
+    assert not store.root.parent.exists()
+
+
+def test_a_relative_root_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = FileStore(Path("store"))
+    monkeypatch.chdir("/")
+    put(store, b"hello")
+    assert (tmp_path / "store" / HELLO_PATH).exists()
+
+
+# ---------------------------------------------------------------- the order of a write
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """What is synced and renamed, in order, by inode: names change, inodes stay."""
+    seen: list[tuple[str, int]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def recording_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        seen.append(("sync", os.fstat(descriptor).st_ino))
+
+    def recording_replace(source: str, dest: str) -> None:
+        replace(source, dest)
+        seen.append(("rename", os.lstat(dest).st_ino))
+
+    monkeypatch.setattr(os, "fsync", recording_fsync)
+    monkeypatch.setattr(os, "replace", recording_replace)
+    return seen
+
+
+def inode(*paths: Path) -> set[int]:
+    return {path.stat().st_ino for path in paths}
+
+
+def test_all_files_are_synced_then_all_renamed_then_each_folder_synced_once(
+    store: FileStore, events: list[tuple[str, int]]
+) -> None:
+    staged = [blobs.stage(store, b"%d" % number) for number in range(600)]  # more than there are folders
+    events.clear()
+    store.put(staged)
+    files = [path for path in (store.root / "blobs/b3").rglob("*") if path.is_file()]
+    folders = {path.parent for path in files} | {store.root / "blobs/b3"}
+    assert len(files) == 600
+    assert {("sync", number) for number in inode(*files)} == set(events[:600])
+    assert {("rename", number) for number in inode(*files)} == set(events[600:1200])
+    assert sorted(events[1200:]) == sorted(("sync", number) for number in inode(*folders))
+
+
+def test_a_folder_that_is_known_to_last_costs_its_parent_no_sync(
+    store: FileStore, events: list[tuple[str, int]]
+) -> None:
+    put(store, b"hello")
+    events.clear()
+    put(store, b"hello")
+    blob = store.root / HELLO_PATH
+    assert [kind for kind, _ in events] == ["sync", "rename", "sync"]
+    assert events[-1] == ("sync", blob.parent.stat().st_ino)
+
+
+def test_a_folder_that_another_process_made_has_its_name_synced_too(
+    store: FileStore, events: list[tuple[str, int]]
+) -> None:
+    put(store, b"hello")
+    other = FileStore(store.root)
+    events.clear()
+    put(other, b"hello")
+    blob = store.root / HELLO_PATH
+    assert {number for kind, number in events[2:] if kind == "sync"} == inode(blob.parent, blob.parent.parent)
+
+
+def test_a_blob_that_is_there_is_made_durable_before_it_is_relied_on(
+    store: FileStore, events: list[tuple[str, int]]
+) -> None:
+    """It may be there and not durable: written by a process that died before its sync."""
+    put(store, b"other")
+    path = store.root / HELLO_PATH
+    path.parent.mkdir()
+    path.write_bytes(b"hello")
+    events.clear()
+    put(store, b"hello")
+    assert ("sync", path.stat().st_ino) in events
+    assert ("sync", path.parent.stat().st_ino) in events
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["no folder yet", "an empty folder"])
+def test_a_new_store_is_durable_before_it_says_so(
+    store: FileStore, events: list[tuple[str, int]], there: bool
+) -> None:
+    if there:
+        store.root.mkdir(parents=True)
+    assert store.staging.is_dir()
+    root = store.root
+    renamed = events.index(("rename", (root / "format").stat().st_ino))
+    before = {number for kind, number in events[:renamed] if kind == "sync"}
+    assert before >= inode(root.parent, root / "blobs", root / "format")
+    assert events[renamed + 1 :] == [("sync", root.stat().st_ino)]
+
+
+def test_a_memo_record_is_synced_renamed_and_its_folder_synced(
+    store: FileStore, events: list[tuple[str, int]]
+) -> None:
+    store.memo_set(KEY, b"1")
+    events.clear()
+    store.memo_set(KEY, b"2")
+    record = store.root / MEMO_PATH
+    assert events == [
+        ("sync", record.stat().st_ino),
+        ("rename", record.stat().st_ino),
+        ("sync", record.parent.stat().st_ino),
+    ]
+
+
+def test_a_folder_that_somebody_removed_is_made_again(
+    store: FileStore, events: list[tuple[str, int]]
+) -> None:
+    put(store, b"hello")
+    store.delete([HELLO])
+    for folder in ("blobs/b3/ea", "blobs/b3", "blobs"):
+        (store.root / folder).rmdir()
+    events.clear()
+    put(store, b"hello")
+    assert blobs.verify(store, HELLO) == 5
+    synced = {number for kind, number in events if kind == "sync"}
+    assert synced >= inode(
+        store.root, *(store.root / folder for folder in ("blobs", "blobs/b3", "blobs/b3/ea"))
+    )
+
+
+# ---------------------------------------------------------------- healing, and what is not ours
+
+
+@pytest.mark.parametrize("found", [b"hellO", b"", b"hello, world"], ids=["same size", "empty", "longer"])
+def test_putting_a_damaged_blob_again_heals_it(store: FileStore, found: bytes) -> None:
+    put(store, b"hello")
+    (store.root / HELLO_PATH).chmod(0o600)
+    (store.root / HELLO_PATH).write_bytes(found)
+    put(store, b"hello")
+    assert blobs.verify(store, HELLO) == 5
+    assert stat.S_IMODE((store.root / HELLO_PATH).stat().st_mode) == 0o444
+
+
+def test_a_link_in_the_place_of_a_blob_is_no_blob_and_a_put_replaces_it(
+    store: FileStore, tmp_path: Path
+) -> None:
+    put(store, b"hello")
+    (tmp_path / "mine").write_bytes(b"hello")
+    (store.root / HELLO_PATH).unlink()
+    (store.root / HELLO_PATH).symlink_to(tmp_path / "mine")
+    assert (store.has([HELLO]), list(store.list())) == (frozenset(), [])
+    with pytest.raises(ArtifactNotFound, match=HELLO):
+        store.open(HELLO)
+    store.delete([HELLO])
+    assert (store.root / HELLO_PATH).is_symlink()
+    put(store, b"hello")
+    assert not (store.root / HELLO_PATH).is_symlink()
+    assert (tmp_path / "mine").stat().st_mode & 0o777 != 0o444
+
+
+def test_a_pipe_in_the_place_of_a_blob_hangs_nobody(store: FileStore) -> None:
+    put(store, b"hello")
+    (store.root / HELLO_PATH).unlink()
+    os.mkfifo(store.root / HELLO_PATH)
+    with pytest.raises(ArtifactNotFound, match=HELLO):
+        store.open(HELLO)
+
+
+def test_foreign_files_are_neither_listed_nor_deleted(store: FileStore) -> None:
+    put(store, b"hello")
+    store.memo_set(KEY, b"{}")
+    shard = store.root / "blobs/b3/ea"
+    for foreign in (
+        store.root / "blobs/README",
+        store.root / "blobs/sha256",
+        store.root / "blobs/b3/README",
+        shard / "notes.txt",
+        shard / ("ab" + "0" * 62),  # a cid's name in another's folder
+        shard / ("ea" + "0" * 61),
+        store.root / "memo/README",
+        store.root / "memo/ea/.swp",
+    ):
+        foreign.write_bytes(b"mine")
+    (shard / ("ea" + "1" * 62)).mkdir()
+    before = content(store.root)
+    assert (list(store.list()), list(store.memo_list())) == ([(HELLO, 5)], [KEY])
+    store.delete([name for name, _ in store.list()] + ["b3:ea" + "1" * 62, "b3:ab" + "0" * 62])
+    store.memo_delete(KEY)
+    assert before.keys() - content(store.root).keys() == {HELLO_PATH, MEMO_PATH}
+
+
+def test_what_a_crash_left_in_tmp_is_harmless(store: FileStore) -> None:
+    staged = blobs.stage(store, b"never put")
+    (store.staging / "half.tmp").write_bytes(b"ha")
+    again = FileStore(store.root)
+    put(again, b"hello")
+    assert list(again.list()) == [(HELLO, 5)]
+    assert sorted(path.name for path in again.staging.iterdir()) == sorted(["half.tmp", staged.path.name])
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def test_a_store_of_a_newer_layout_is_refused_untouched(tmp_path: Path) -> None:
+    (tmp_path / "format").write_bytes(b"theory file store 2\n")
+    with pytest.raises(StoreFailed, match="has layout 2, and this theory knows 1 at most") as caught:
+        FileStore(tmp_path)
+    assert "pip install --upgrade theory-core" in caught.value.hint
+    assert content(tmp_path) == {"format": b"theory file store 2\n"}
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"1\n", b"theory file store 0\n", b"theory file store 1\n\n", b"\xff" * 1000]
+)
+def test_a_format_that_is_not_ours_is_refused(tmp_path: Path, line: bytes) -> None:
+    (tmp_path / "format").write_bytes(line)
+    with pytest.raises(StoreFailed, match="is no store of theory"):
+        FileStore(tmp_path)
+
+
+def test_a_folder_full_of_other_things_is_never_made_a_store(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_bytes(b"mine")
+    store = FileStore(tmp_path)
+    with pytest.raises(StoreFailed, match=r"no store and not empty: it holds 'thesis.tex'") as caught:
+        put(store, b"hello")
+    assert "choose an empty folder" in caught.value.hint
+    assert content(tmp_path) == {"thesis.tex": b"mine"}
+
+
+def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"mine")
+    with pytest.raises(StoreFailed, match=r"cannot open the store .*/file: Not a directory"):
+        FileStore(tmp_path / "file")
+
+
+def test_a_staged_file_on_another_file_system_is_refused_and_left(store: FileStore) -> None:
+    elsewhere = Path("/dev/shm")  # noqa: S108 - any other file system would do
+    if not elsewhere.is_dir() or elsewhere.stat().st_dev == store.staging.stat().st_dev:
+        pytest.skip("the file system is the only one here")
+    path = elsewhere / f"theory-test-{os.getpid()}"
+    path.write_bytes(b"hello")
+    try:
+        with pytest.raises(
+            StoreFailed, match=r"cannot write to the store .*: Invalid cross-device link"
+        ) as caught:
+            store.put([Staged(HELLO, 5, path)])
+        assert "same file system" in caught.value.hint
+        assert path.read_bytes() == b"hello"
+    finally:
+        path.unlink()
+    assert list(store.list()) == []
+
+
+def test_a_staged_file_with_a_second_name_is_refused(store: FileStore, tmp_path: Path) -> None:
+    """Who holds the other name could change the blob."""
+    blob = blobs.stage(store, b"hello")
+    os.link(blob.path, tmp_path / "second name")
+    with pytest.raises(StoreFailed, match="is not the file of 5 bytes that was staged"):
+        store.put([blob])
+    assert (list(store.list()), list(store.staging.iterdir())) == ([], [])
+
+
+def test_a_staged_link_is_refused(store: FileStore, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_bytes(b"hello")
+    link = store.staging / "link"
+    link.symlink_to(tmp_path / "mine")
+    with pytest.raises(StoreFailed, match=r"cannot take .*/link: Too many levels of symbolic links"):
+        store.put([Staged(HELLO, 5, link)])
+    assert (list(store.list()), list(store.staging.iterdir())) == ([], [])
+    assert (tmp_path / "mine").read_bytes() == b"hello"
+
+
+def test_a_staged_pipe_is_refused(store: FileStore) -> None:
+    os.mkfifo(store.staging / "pipe")
+    with pytest.raises(StoreFailed, match="pipe is not the file of 0 bytes that was staged"):
+        store.put([Staged(HELLO, 0, store.staging / "pipe")])
+    assert (list(store.list()), list(store.staging.iterdir())) == ([], [])
+
+
+# ---------------------------------------------------------------- when the disk refuses
+
+
+def failing_sync(is_it: Callable[[int], bool]) -> Callable[[int], None]:
+    fsync = os.fsync
+
+    def sync(descriptor: int) -> None:
+        if is_it(descriptor):
+            raise OSError(errno.EIO, "Input/output error")
+        fsync(descriptor)
+
+    return sync
+
+
+def is_folder(descriptor: int) -> bool:
+    return stat.S_ISDIR(os.fstat(descriptor).st_mode)
+
+
+def test_a_failed_file_sync_shows_nothing_and_leaves_no_temp(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staged = [blobs.stage(store, data) for data in (b"one", b"other", b"third")]
+    second = staged[1].path.stat().st_ino
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing_sync(lambda descriptor: os.fstat(descriptor).st_ino == second))
+        with pytest.raises(StoreFailed, match=r"cannot write to the store .*: Input/output error") as caught:
+            store.put(staged)
+    assert "nothing of this is relied on" in caught.value.hint
+    assert (list(store.list()), list(store.staging.iterdir())) == ([], [])
+    with pytest.raises(StoreFailed, match="cannot take"):
+        store.put(staged)  # its files are gone: nobody can retry the sync and be told that it worked
+
+
+def test_after_a_failed_folder_sync_nothing_more_is_promised(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, b"hello")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing_sync(is_folder))
+        with pytest.raises(StoreFailed, match="Input/output error"):
+            put(store, b"hello")
+    for write in (lambda: put(store, b"hello"), lambda: store.memo_set(KEY, b"{}"), lambda: store.put([])):
+        with pytest.raises(
+            StoreFailed, match="blobs/b3/ea could not be made durable: Input/output error"
+        ) as caught:
+            write()
+    assert "check the disk" in caught.value.hint
+    assert blobs.verify(store, HELLO) == 5  # reading goes on
+
+
+def test_a_folder_that_could_not_be_opened_can_be_synced_later(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, b"hello")
+    opened = os.open
+
+    def too_many(path: str, flags: int, *rest: int, **more: int) -> int:
+        if flags & os.O_DIRECTORY:
+            raise OSError(errno.EMFILE, "Too many open files", path)
+        return opened(path, flags, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", too_many)
+        with pytest.raises(StoreFailed, match="Too many open files"):
+            put(store, b"hello")
+    put(store, b"hello")
+
+
+def test_a_failed_memo_write_keeps_the_old_record_and_leaves_no_temp(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.memo_set(KEY, b"old")
+    monkeypatch.setattr(os, "fsync", failing_sync(lambda _: True))
+    with pytest.raises(StoreFailed, match="Input/output error"):
+        store.memo_set(KEY, b"new")
+    assert (store.memo_get(KEY), list(store.staging.iterdir())) == (b"old", [])
+
+
+FILL = """
+import json, resource, sys
+from pathlib import Path
+from theory import blobs
+from theory.errors import StoreFailed
+from theory.filestore import FileStore
+
+root, limit = Path(sys.argv[1]), int(sys.argv[2])
+if limit:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+store, said = FileStore(root), []
+for write in (
+    lambda: store.put([blobs.stage(store, b"small"), blobs.stage(store, bytes(range(256)) * 8192)]),
+    lambda: store.memo_set("b3:" + "0" * 64, b"x" * 2**21),
+):
+    try:
+        write()
+    except StoreFailed as error:
+        said.append([error.message, error.hint])
+one = blobs.stage(store, b"still")
+store.put([one])
+tmp = [path.stat().st_size for path in store.staging.iterdir()]
+print(json.dumps([said, [blobs.verify(store, cid) for cid, _ in store.list()], list(store.memo_list()), tmp]))
+"""
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_half_visible(tmp_path: Path) -> None:
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    script = 'mount -t tmpfs -o size=1m none "$0" && exec "$@"'
+    wrapper = ("unshare", "-rm", "sh", "-c", script, str(mount))
+    if subprocess.run([*wrapper, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("the file system of a fixed size cannot be mounted here")
+    said, sizes, memo, tmp = json.loads(run(FILL, mount / "store", 0, wrapper=wrapper))
+    assert [message for message, _ in said] == [
+        f"cannot write to {mount}/store/tmp: No space left on device",
+        f"cannot write to the store {mount}/store: No space left on device",
+    ]
+    assert all("free some space" in hint for _, hint in said)
+    assert (sizes, memo, tmp) == ([5], [], [5])  # what was staged before, and never put, is its stager's
+
+
+def test_a_limit_on_file_sizes_is_named_and_leaves_nothing_half_visible(tmp_path: Path) -> None:
+    said, sizes, memo, tmp = json.loads(run(FILL, tmp_path / "store", 2**20))
+    assert [message for message, _ in said] == [
+        f"cannot write to {tmp_path}/store/tmp: File too large",
+        f"cannot write to the store {tmp_path}/store: File too large",
+    ]
+    assert (sizes, memo, tmp) == ([5], [], [5])
+
+
+REFUSED = """
+import json, os, sys
+from pathlib import Path
+from theory import blobs
+from theory.errors import StoreFailed
+from theory.filestore import FileStore
+
+root, user = Path(sys.argv[1]), int(sys.argv[2])
+if user:
+    os.setuid(user)
+store, said = FileStore(root), []
+hello = "b3:ea8f163db38682925e4491c5e58d4bb3506ef8c14eb78a86e908c5624a67200f"
+for write in (
+    lambda: blobs.stage(store, b"hello"),
+    lambda: store.memo_set(hello, b"{}"),
+    lambda: store.delete([hello]),
+):
+    try:
+        write()
+    except StoreFailed as error:
+        said.append([error.message, error.hint])
+print(json.dumps([said, [blobs.verify(store, cid) for cid, _ in store.list()]]))
+"""
+
+
+def test_a_store_on_a_read_only_disk_can_be_read_and_says_why_it_cannot_be_written(store: FileStore) -> None:
+    put(store, b"hello")
+    bind = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
+    wrapper = ("unshare", "-rm", "sh", "-c", bind, str(store.root))
+    if subprocess.run([*wrapper, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("the file system cannot be mounted read-only here")
+    said, sizes = json.loads(run(REFUSED, store.root, 0, wrapper=wrapper))
+    assert [message.replace(str(store.root), "STORE") for message, _ in said] == [
+        "cannot write to STORE/tmp: Read-only file system",
+        "cannot write to the store STORE: Read-only file system",
+        "cannot delete from the store STORE: Read-only file system",
+    ]
+    assert all("make it writable" in hint for _, hint in said)
+    assert sizes == [5]
+
+
+@pytest.fixture
+def open_to_all(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that a user without rights reaches, below those that pytest made private."""
+    folder = tmp_path_factory.mktemp("open")
+    for path in [folder, *folder.parents]:
+        if path.stat().st_uid == os.getuid() and not path.stat().st_mode & 0o001:
+            path.chmod(path.stat().st_mode | 0o011)
+    return folder
+
+
+def test_a_folder_without_rights_is_named(open_to_all: Path) -> None:
+    folder = open_to_all / "locked"
+    folder.mkdir(mode=0o555)
+    nobody = 65534 if os.getuid() == 0 else 0
+    said, sizes = json.loads(run(REFUSED, folder / "home" / "store", nobody))
+    assert [message for message, _ in said] == [
+        f"cannot write to the store {folder}/home/store: Permission denied"
+    ] * 2
+    assert all("make it writable" in hint for _, hint in said)
+    assert sizes == []
+
+
+# ---------------------------------------------------------------- sudden death
+
+DIE_AT_EVERY_STEP = """
+import os, signal, sys
+from pathlib import Path
+from theory import blobs
+from theory.filestore import FileStore
+
+KEY = "b3:" + "0" * 64
+CONTENTS = [b"", b"hello", bytes(range(256)) * 1000]
+
+def write(store):
+    store.put([blobs.stage(store, content) for content in CONTENTS])
+    store.memo_set(KEY, b"record")
+
+def die_before(step):
+    seen = 0
+    for name in ("open", "write", "fsync", "replace", "close", "mkdir", "fchmod", "chmod", "unlink"):
+        def call(*args, _real=getattr(os, name), **more):
+            nonlocal seen
+            seen += 1
+            if seen == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return _real(*args, **more)
+        setattr(os, name, call)
+
+step, killed = 0, True
+while killed:
+    step += 1
+    root = Path(sys.argv[1]) / str(step)
+    child = os.fork()
+    if not child:
+        die_before(step)
+        write(FileStore(root))
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    killed = os.WIFSIGNALED(status)
+    assert killed or status == 0, status
+    store = FileStore(root)
+    found = [cid for cid, _ in store.list()]
+    sizes = [blobs.verify(store, cid) for cid in found]
+    assert store.memo_get(KEY) in ((None, b"record") if killed else (b"record",))
+    assert store.memo_get(KEY) is None or len(found) == 3
+    write(store)
+    assert sorted(blobs.verify(store, cid) for cid, _ in store.list()) == [0, 5, 256000]
+    assert store.memo_get(KEY) == b"record"
+print(step - 1)
+"""
+
+
+def test_a_death_before_any_system_call_of_a_write_leaves_a_sound_store(tmp_path: Path) -> None:
+    assert int(run(DIE_AT_EVERY_STEP, tmp_path)) > 60
+
+
+DIE_AT_RANDOM = """
+import os, random, signal, sys
+from pathlib import Path
+from theory import blobs
+from theory.filestore import FileStore
+
+root, acknowledged = Path(sys.argv[1]), set()
+chance = random.Random(7)
+for death in range(40):
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if not child:
+        store, number = FileStore(root), 0
+        while True:
+            contents = [b"%d.%d.%d" % (death, number, each) * (1 + 4000 * each) for each in range(4)]
+            staged = [blobs.stage(store, content) for content in contents]
+            os.write(write_end, b".")
+            store.put(staged)
+            os.write(write_end, "".join(f"\\n{blob.cid}\\n" for blob in staged).encode())
+            number += 1
+    os.close(write_end)
+    with open(read_end, "rb", buffering=0) as pipe:
+        said = b""
+        for _ in range(chance.randrange(1, 12)):
+            said += pipe.read(chance.randrange(1, 400))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        said += pipe.read()
+    acknowledged |= {line.decode() for line in said.split() if len(line) == 67}
+store = FileStore(root)
+listed = {cid for cid, _ in store.list()}
+assert listed >= acknowledged, acknowledged - listed
+print(len(acknowledged), sum(1 for cid in listed if blobs.verify(store, cid)) == len(listed))
+"""
+
+
+def test_forty_processes_killed_while_they_put_leave_no_corrupt_blob(tmp_path: Path) -> None:
+    acknowledged, all_whole = run(DIE_AT_RANDOM, tmp_path / "store").split()
+    assert (int(acknowledged) > 40, all_whole) == (True, "True")
+
+
+# ---------------------------------------------------------------- urls
+
+
+@pytest.mark.parametrize(
+    ("url", "root"),
+    [
+        ("file:///srv/store", "/srv/store"),
+        ("file:/srv/store", "/srv/store"),
+        ("file://localhost/srv/store", "/srv/store"),
+        ("file:///srv/my%20store", "/srv/my store"),
+        ("file:///srv/%C3%A9", "/srv/é"),
+        ("file:///srv/100%25", "/srv/100%"),
+    ],
+)
+def test_a_file_url_opens_the_store_of_its_folder(url: str, root: str) -> None:
+    store = open_store(url)
+    assert isinstance(store, FileStore)
+    assert store.root == Path(root)
+    assert open_store(store.url).root == Path(root)  # type: ignore[union-attr]  # its own url is a file url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:store",
+        "file:./store",
+        "file://server/share",
+        "file://",
+        "file:///a?b=c",
+        "file:///a#b",
+        "file:///a%00b",
+    ],
+)
+def test_a_file_url_that_names_no_folder_here_is_refused(url: str) -> None:
+    with pytest.raises(Usage, match="names no folder of this machine") as caught:
+        open_store(url)
+    assert "file:///absolute/folder" in caught.value.hint
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/prefix", "/srv/store", "", "FILE", "filestore:///x"])
+def test_another_url_is_not_ours(url: str) -> None:
+    assert open_store(url) is None

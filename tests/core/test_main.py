@@ -1,0 +1,85 @@
+"""The program: signals first, then everything else; and a package that costs nothing to import."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import theory
+
+
+def python(code: str) -> tuple[int, str, str]:
+    """Run code that sees this source tree: its status, stdout and stderr."""
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_program_answers_and_exits_with_its_status() -> None:
+    code, out, err = python(
+        "import sys; sys.argv=['theory', '--version']; from theory.__main__ import main; main()"
+    )
+    assert (code, out, err) == (0, f"theory, version {theory.__version__}\n", "")
+    code, out, err = python(
+        "import sys; sys.argv=['theory', 'xyzzy']; from theory.__main__ import main; main()"
+    )
+    assert (code, out) == (2, "")
+    assert err.startswith("Error: no command 'xyzzy'")
+
+
+INTERRUPTED = """
+import os, signal, sys
+sys.argv = ['theory', 'run', 'x/y@1', '--json']
+class Import:  # a signal while modules are still being imported
+    def find_spec(self, name, path=None, target=None):
+        if name == 'theory.cli':
+            for _ in range({times}):
+                signal.raise_signal(signal.SIGTERM)
+sys.meta_path.insert(0, Import())
+from theory.__main__ import main
+main()
+"""
+
+
+def test_the_first_signal_cancels_even_during_imports_and_the_second_ends_at_once() -> None:
+    code, out, err = python(INTERRUPTED.format(times=1))
+    assert "Traceback" not in err
+    assert code != 0
+    assert out.count("\n") == 1
+    code, out, _ = python(INTERRUPTED.format(times=2))
+    assert (code, out) == (128 + signal.SIGTERM, "")
+
+
+def test_the_status_of_a_reader_that_has_gone_is_that_of_sigpipe() -> None:
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "theory", "schema", "entry"],
+        env=environ,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_the_package_imports_nothing_until_a_name_is_asked_for() -> None:
+    code, out, err = python(
+        "import sys, theory; print(sorted(m for m in sys.modules if m.startswith('theory.')))"
+    )
+    assert (code, out, err) == (0, "[]\n", "")
+
+
+def test_every_public_name_is_there_and_others_are_not() -> None:
+    for name in theory.__all__:
+        assert getattr(theory, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        _ = theory.Nothing

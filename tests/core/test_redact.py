@@ -1,0 +1,84 @@
+"""Values of secrets never come out, in no spelling and over no edge."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+from urllib.parse import quote, quote_plus
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from theory.redact import Redactor
+
+SECRET = 'p/s"w\\o&d ü+1='  # noqa: S105 - of a test
+SPELLINGS = {
+    "raw": SECRET.encode(),
+    "JSON": json.dumps(SECRET)[1:-1].encode(),
+    "JSON as UTF-8": json.dumps(SECRET, ensure_ascii=False)[1:-1].encode(),
+    "JSON with escaped slashes": json.dumps(SECRET)[1:-1].replace("/", "\\/").encode(),
+    "repr": repr(SECRET)[1:-1].encode(),
+    "URL": quote(SECRET).encode(),
+    "URL component": quote(SECRET, safe="").encode(),
+    "form": quote_plus(SECRET).encode(),
+    "hex": SECRET.encode().hex().encode(),
+    "HEX": SECRET.encode().hex().upper().encode(),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_value_is_masked_in_each_spelling_in_which_values_leak(spelling: str) -> None:
+    assert Redactor([SECRET]).mask(b"<" + SPELLINGS[spelling] + b">") == b"<***>"
+
+
+@pytest.mark.parametrize("urlsafe", [False, True], ids=["standard", "urlsafe"])
+@pytest.mark.parametrize("before", ["", "a", "ab", "user:"])
+@pytest.mark.parametrize("after", ["", "z", "zz"])
+def test_a_value_inside_base64_is_masked_at_each_alignment(before: str, after: str, urlsafe: bool) -> None:
+    encode = base64.urlsafe_b64encode if urlsafe else base64.b64encode
+    value = "sk-live_0123456789?>"
+    masked = Redactor([value]).mask(encode((before + value + after).encode()))
+    assert b"***" in masked
+    for size in range(8, len(value)):  # no longer run of the value can be decoded from what is left
+        assert encode(value.encode())[:size] not in masked
+
+
+@given(
+    parts=st.lists(
+        st.sampled_from([b"abcd", b"abcdef", b"cdab", b"a", b"b", b"xy", b"aaaa", b"ef", b"**"]), max_size=12
+    ),
+    cuts=st.lists(st.integers(0, 60), max_size=8),
+)
+def test_whatever_the_portions_the_whole_is_masked_the_same(parts: list[bytes], cuts: list[int]) -> None:
+    redactor = Redactor(["abcd", "abcdef", "cdab", "aaaa", "**xy"])
+    whole = b"".join(parts)
+    edges = sorted({0, len(whole), *(cut for cut in cuts if cut < len(whole))})
+    held, shown = b"", b""
+    for begin, end in itertools.pairwise(edges):
+        safe, held = redactor.portion(held, whole[begin:end])
+        shown += safe
+    assert shown + redactor.mask(held) == redactor.mask(whole)
+
+
+def test_a_value_that_begins_another_one_does_not_let_its_end_through() -> None:
+    redactor = Redactor(["token", "token-of-admin"])
+    first, held = redactor.portion(b"", b"token")
+    second, held = redactor.portion(held, b"-of-admin.")
+    assert first + second + redactor.mask(held) == b"***."
+
+
+def test_json_is_masked_in_keys_texts_and_numbers_and_stays_json() -> None:
+    redactor = Redactor(["12345", "token", "true"])
+    masked = redactor.json({"token": [12345, 0.12345, "my token", True, None, 7]})
+    assert masked == {"***": ["***", "***", "my ***", True, None, 7]}
+
+
+def test_values_too_short_to_hide_are_left() -> None:
+    assert Redactor(["abc", ""]).text("abc") == "abc"
+
+
+def test_bytes_that_are_no_text_are_masked_too() -> None:
+    assert Redactor(["\udcffkey-\udcfe"]).text("k\u00e9y") == "k\u00e9y"
+    assert Redactor(["\udcffkey-\udcfe"]).mask(b"x\xffkey-\xfe") == b"x***"
