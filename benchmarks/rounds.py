@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def compare(yardstick: str, measured: Mapping[str, Callable[[], object]], rounds: int = 15) -> None:
-    """Time each callable once a round and print medians in ms, and ratios to the yardstick of the same round."""
+    """Time each callable once a round and print medians in ms, and the ratios to its yardstick."""
     seconds: dict[str, list[float]] = {name: [] for name in measured}
     for number in range(rounds + 1):
         for name, call in measured.items():

@@ -90,7 +90,9 @@ def typed(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     )
 
 
-anything = st.recursive(st.one_of(st.booleans(), st.just({})), schemas_of, max_leaves=8)
+anything: st.SearchStrategy[Any] = st.recursive(
+    st.one_of(st.booleans(), st.just({})), schemas_of, max_leaves=8
+)
 simple = st.recursive(st.just({"type": "string"}), typed, max_leaves=8)
 
 
@@ -115,7 +117,7 @@ def test_what_is_derived_keeps_its_schema(schema: dict[str, Any]) -> None:
 
 @given(files=st.dictionaries(st.sampled_from(["a.json", "b/c.json", "meta.json"]), simple, min_size=1))
 def test_every_simple_schema_has_an_answer(files: dict[str, Any]) -> None:
-    schema = {
+    schema: dict[str, Any] = {
         "$defs": {"shared": {"type": "integer", "minimum": 3}},
         "type": "object",
         "required": sorted(files),
@@ -150,8 +152,10 @@ def test_the_same_schema_has_the_same_answer(schema: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("rule", [{"const": 1}, {"enum": [[1]]}, {"const": {"a": False}}], ids=str)
 def test_true_is_not_one_and_false_is_not_zero(rule: dict[str, Any]) -> None:
-    assert not any(Schema({}).holds(rule, value) for value in (True, [True], {"a": 0}))
-    assert any(Schema({}).holds(rule, value) for value in (1.0, [1.0], {"a": False}))
+    wrong: tuple[Any, ...] = (True, [True], {"a": 0})
+    right: tuple[Any, ...] = (1.0, [1.0], {"a": False})
+    assert not any(Schema({}).holds(rule, value) for value in wrong)
+    assert any(Schema({}).holds(rule, value) for value in right)
 
 
 def files(**parts: Any) -> dict[str, Any]:
@@ -188,18 +192,19 @@ def test_a_default_that_breaks_its_own_schema_is_passed_over() -> None:
 
 
 def test_an_optional_property_that_is_too_hard_is_left_out() -> None:
-    schema = {"properties": {"a.json": {"type": "boolean"}, "b.json": {"pattern": "x"}}}
+    schema: dict[str, Any] = {"properties": {"a.json": {"type": "boolean"}, "b.json": {"pattern": "x"}}}
     assert derive(schema) == ({}, {"a.json": True})
 
 
 def test_a_schema_that_contains_itself_is_derived_as_far_as_it_must() -> None:
-    tree = {
+    tree: dict[str, Any] = {
         "type": "object",
         "required": ["n"],
         "properties": {"n": {"const": 1}, "next": {"$ref": "#/$defs/a~1b%20"}},
     }
     _, documents = derive({**files(a__json={"$ref": "#/$defs/a~1b%20"}), "$defs": {"a/b ": tree}})
-    assert documents["a.json"]["n"] == 1
+    derived: Any = documents["a.json"]
+    assert derived["n"] == 1
 
 
 @pytest.mark.parametrize(
@@ -258,6 +263,10 @@ def test_a_reference_in_a_circle_is_refused() -> None:
 
 
 def test_a_value_that_must_contain_itself_is_refused() -> None:
-    knot = {"type": "object", "required": ["in"], "properties": {"in": {"$ref": "#/$defs/knot"}}}
+    knot: dict[str, Any] = {
+        "type": "object",
+        "required": ["in"],
+        "properties": {"in": {"$ref": "#/$defs/knot"}},
+    }
     with pytest.raises(NotDerivable, match="deeper than 32 levels"):
         derive({**files(a__json={"$ref": "#/$defs/knot"}), "$defs": {"knot": knot}})

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -37,7 +37,7 @@ def environments(bench: Bench) -> list[Path]:
 
 
 def test_requirements_are_installed_and_their_programs_are_on_the_path(
-    bench: Bench, locked_tiny: dict[str, object]
+    bench: Bench, locked_tiny: dict[str, Any]
 ) -> None:
     ran = bench.run(bench.job(command=USE_TINY, **locked_tiny))
     assert ran.channel.output("stdout") == b"42\n", str(ran)
@@ -48,7 +48,7 @@ def test_requirements_are_installed_and_their_programs_are_on_the_path(
 
 
 def test_requirements_are_installed_where_no_pip_is_beside_theory(
-    bench: Bench, locked_tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch
+    bench: Bench, locked_tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("theory_adapter_process.environment.own_pip", lambda: (0, 0))
     ran = bench.run(bench.job(command=USE_TINY, **locked_tiny))
@@ -62,7 +62,7 @@ def test_entries_without_requirements_share_one_environment(bench: Bench) -> Non
 
 
 def test_other_requirements_are_another_image_and_another_environment(
-    bench: Bench, locked_tiny: dict[str, object]
+    bench: Bench, locked_tiny: dict[str, Any]
 ) -> None:
     first = bench.job(command=USE_TINY, **locked_tiny)
     bench.run(first)
@@ -74,7 +74,7 @@ def test_other_requirements_are_another_image_and_another_environment(
     assert len(environments(bench)) == 2
 
 
-def test_a_hash_that_does_not_match_is_refused(bench: Bench, locked_tiny: dict[str, object]) -> None:
+def test_a_hash_that_does_not_match_is_refused(bench: Bench, locked_tiny: dict[str, Any]) -> None:
     lock = bench.folder / "entry" / "requirements.lock"
     lock.write_text("tiny==1.0 --hash=sha256:" + "0" * 64, encoding="utf-8")
     job = bench.job(command=USE_TINY, **locked_tiny)
@@ -101,7 +101,7 @@ def test_an_interpreter_inside_a_virtual_environment_is_taken_without_it(tmp_pat
 # ---------------------------------------------------------------- built once
 
 
-def test_ten_first_runs_at_once_build_once(bench: Bench, locked_tiny: dict[str, object]) -> None:
+def test_ten_first_runs_at_once_build_once(bench: Bench, locked_tiny: dict[str, Any]) -> None:
     adapter = json.dumps(locked_tiny["adapter"])
     job = bench.job(command=USE_TINY, **locked_tiny)
     channels = [RecordingChannel() for _ in range(6)]
@@ -116,7 +116,7 @@ def test_ten_first_runs_at_once_build_once(bench: Bench, locked_tiny: dict[str, 
 
 
 def test_waiting_for_somebody_elses_build_can_be_cancelled(
-    bench: Bench, locked_tiny: dict[str, object], silent_index: SilentIndex
+    bench: Bench, locked_tiny: dict[str, Any], silent_index: SilentIndex
 ) -> None:
     builder, waiter = RecordingChannel(), RecordingChannel()
     building = bench.start(job_of(bench, locked_tiny), channel=builder)
@@ -131,7 +131,7 @@ def test_waiting_for_somebody_elses_build_can_be_cancelled(
 # ---------------------------------------------------------------- half built
 
 
-def test_an_environment_without_its_mark_is_built_again(bench: Bench, locked_tiny: dict[str, object]) -> None:
+def test_an_environment_without_its_mark_is_built_again(bench: Bench, locked_tiny: dict[str, Any]) -> None:
     job = bench.job(command=USE_TINY, **locked_tiny)
     bench.run(job)
     (place,) = environments(bench)
@@ -151,7 +151,7 @@ def test_an_environment_whose_interpreter_is_gone_is_built_again(bench: Bench) -
 
 
 def test_kill_9_of_a_building_caller_ends_pip_and_the_next_run_heals(
-    bench: Bench, locked_tiny: dict[str, object], silent_index: SilentIndex, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, locked_tiny: dict[str, Any], silent_index: SilentIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caller = call(bench, json.dumps(locked_tiny["adapter"]), bench.folder)
     connection = silent_index.accept()
@@ -166,7 +166,7 @@ def test_kill_9_of_a_building_caller_ends_pip_and_the_next_run_heals(
 
 
 def test_a_cancelled_build_ends_pip_and_leaves_nothing_that_counts(
-    bench: Bench, locked_tiny: dict[str, object], silent_index: SilentIndex
+    bench: Bench, locked_tiny: dict[str, Any], silent_index: SilentIndex
 ) -> None:
     channel = RecordingChannel()
     later = bench.start(job_of(bench, locked_tiny), channel=channel)
@@ -182,7 +182,7 @@ def test_a_cancelled_build_ends_pip_and_leaves_nothing_that_counts(
 # ---------------------------------------------------------------- failures
 
 
-def test_a_build_that_fails_says_what_pip_said(bench: Bench, locked_tiny: dict[str, object]) -> None:
+def test_a_build_that_fails_says_what_pip_said(bench: Bench, locked_tiny: dict[str, Any]) -> None:
     lock = bench.folder / "entry" / "requirements.lock"
     lock.write_text("no-such-package==1.0\n", encoding="utf-8")
     job = bench.job(command=USE_TINY, **locked_tiny)
@@ -198,7 +198,7 @@ def test_a_build_that_fails_says_what_pip_said(bench: Bench, locked_tiny: dict[s
 
 
 def test_a_lock_with_hashes_that_misses_a_dependency_is_refused_by_the_build(
-    bench: Bench, locked_leaning: dict[str, object]
+    bench: Bench, locked_leaning: dict[str, Any]
 ) -> None:
     with pytest.raises(errors.ImageBuildFailed, match=r"(?s)In --require-hashes mode.*tiny from .*leaning"):
         bench.run(bench.job(command=USE_TINY, **locked_leaning))
@@ -221,7 +221,7 @@ def test_pip_gets_the_way_to_its_index_and_nothing_else() -> None:
 
 
 def test_a_secret_does_not_reach_the_build(
-    bench: Bench, locked_tiny: dict[str, object], silent_index: SilentIndex, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, locked_tiny: dict[str, Any], silent_index: SilentIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = os.environ["PIP_INDEX_URL"]
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", f"{url}secret/")
@@ -274,7 +274,7 @@ def silent_index(monkeypatch: pytest.MonkeyPatch) -> Iterator[SilentIndex]:
     index.close()
 
 
-def job_of(bench: Bench, changes: dict[str, object]) -> Job:
+def job_of(bench: Bench, changes: dict[str, Any]) -> Job:
     return bench.job(command=USE_TINY, **changes)
 
 

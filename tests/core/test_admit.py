@@ -21,16 +21,16 @@ def admitted(folder: Path, adapter: Fake, *, environ: Mapping[str, str] | None =
 
 
 @pytest.mark.parametrize(
-    ("entry", "needed"),
+    ("entry", "needed", "said"),
     [
-        ({"command": None}, "image"),
-        ({"runtime": {"network": True}}, "network"),
-        ({"runtime": {"gpu": "any"}}, "gpu"),
+        ({"command": None}, "image", "has no command, so it needs its image, and fake cannot run images"),
+        ({"runtime": {"network": True}}, "network", "needs network, which the adapter fake does not offer"),
+        ({"runtime": {"gpu": "any"}}, "gpu", "needs gpu, which the adapter fake does not offer"),
     ],
     ids=["image", "network", "gpu"],
 )
 def test_what_the_entry_needs_and_the_adapter_lacks_is_refused(
-    tmp_path: Path, entry: dict[str, Any], needed: Any
+    tmp_path: Path, entry: dict[str, Any], needed: Any, said: str
 ) -> None:
     folder = write_entry(tmp_path / "entries", **entry)
     if "command" in entry:
@@ -40,7 +40,7 @@ def test_what_the_entry_needs_and_the_adapter_lacks_is_refused(
     envelope = admitted(tmp_path, adapter)
     assert isinstance(envelope, Failure)
     assert envelope.code == "ERR_UNSUPPORTED"
-    assert envelope.message == f"test/thing@1 needs {needed}, which the adapter fake does not offer"
+    assert envelope.message == f"test/thing@1 {said}"
     assert not adapter.calls
     good(admitted(tmp_path, Fake(offers=EVERYTHING | {needed})))
 

@@ -210,6 +210,18 @@ def test_a_uri_is_fetched_by_the_plugin_that_knows_its_scheme(tmp_path: Path) ->
         assert os.listdir(runner.store.staging) == []
 
 
+def test_a_uri_gives_away_neither_its_user_nor_its_query(tmp_path: Path) -> None:
+    adapter = Reading()
+    secret = "hunter2-token"
+    with house(tmp_path, adapter, plugins_fetcher=Fetcher()) as runner:
+        envelope = attach(runner, f"test://me:{secret}@host/data.csv?token={secret}#{secret}")
+        shown = refused(runner, f"ftp://me:{secret}@host/data.csv?token={secret}")
+    (path,) = adapter.seen[0]
+    assert path.endswith("/data.csv")
+    assert shown.message == "no plugin fetches ftp://host/data.csv"
+    assert secret not in path + str(envelope)
+
+
 # ---------------------------------------------------------------- references
 
 

@@ -262,7 +262,11 @@ def test_a_stream_that_fails_to_read_is_the_stores_failure() -> None:
         def read(self, _: int = -1) -> bytes:
             raise OSError(5, "Input/output error")
 
-    for use in (lambda reader: reader.read(), lambda reader: reader.readinto(bytearray(1))):
+    uses: tuple[Callable[[io.RawIOBase], object], ...] = (
+        lambda reader: reader.read(),
+        lambda reader: reader.readinto(bytearray(1)),
+    )
+    for use in uses:
         stream: IO[bytes] = Failing()  # type: ignore[assignment]  # a stream as a store may give it
         with pytest.raises(StoreFailed, match=r"cannot read blob .* in s3://bucket: Input/output error"):
             use(blobs.VerifiedReader(stream, ABSENT, "s3://bucket"))

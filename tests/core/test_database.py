@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+
 from theory.database import APPLICATION_ID, VERSION, Database
 from theory.errors import LedgerFailed, Retry
 

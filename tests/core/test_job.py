@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import pytest
 
 from core.bed import Fake, good, house, write_entry
 from theory import Image
-from theory.job import env_fingerprint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,7 +62,8 @@ def test_the_fingerprint_has_none_for_what_is_unknown(
     adapter = Fake()
     with house(tmp_path, adapter) as runner:
         runner.run("test/thing@1")
-    assert env_fingerprint(Image("x", None, platform, python), adapter.calls[0].job.processor) == expected
+    job = dataclasses.replace(adapter.calls[0].job, image=Image("x", None, platform, python))
+    assert job.env_fingerprint == expected
 
 
 def test_the_time_that_a_caller_gives_is_the_commands(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from theory.canon import MAX_INTEGER, ZERO_CID
 from theory.errors import ArtifactNotFound, BudgetRefused, Busy, Internal, LedgerFailed, TheoryError, Usage
 from theory.ledger import Closing, Ledger

@@ -8,6 +8,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+
 from theory.errors import BudgetRefused, Busy, LedgerFailed, TheoryError, Usage
 from theory.ledger import Closing, Ledger
 from theory.owner import Owner

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from theory.ledger import Ledger
 
 PROCESSES, EACH, AMOUNT, LIMIT = 8, 50, 7, 705  # 100 of the 400 fit

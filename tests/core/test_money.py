@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from theory.canon import MAX_INTEGER
 from theory.money import micro_usd, usd
 

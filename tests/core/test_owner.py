@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 from theory.owner import Owner
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")

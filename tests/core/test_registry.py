@@ -133,6 +133,18 @@ FAULTS = {
         "more than 1",
     ),
     "no image": ("ref: a/b@1\ndescription: x\nimage: {}\n", 3, "/image", "has less than 1 property"),
+    "a secret that would be the loader's": (
+        SMALL + "secrets:\n  - A\n  - LD_PRELOAD\n",
+        6,
+        "/secrets/1",
+        "not allowed for",
+    ),
+    "a secret that would be the contract's": (
+        SMALL + "secrets: [PATH]\n",
+        4,
+        "/secrets/0",
+        "not allowed for",
+    ),
     "a secret's name": (SMALL + "secrets:\n  - A\n  - lower\n", 6, "/secrets/1", "does not match"),
     "a money that is no integer": (
         SMALL + "cost:\n  reserve_micro_usd: 0.5\n",

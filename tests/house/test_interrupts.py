@@ -210,7 +210,6 @@ def test_after_kill_9_the_next_start_closes_what_was_held(theory: Theory, entry:
     assert amounts(theory) == (20_000, 0)
     process.kill()
     process.communicate(timeout=SOON)
-    theory.hello().ok()
     assert amounts(theory) == (0, 20_000)
 
 

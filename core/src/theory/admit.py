@@ -71,6 +71,11 @@ def admit(  # noqa: PLR0913 - each is a part of the request or of the adapter
         )
     prefix = paths.check_write_prefix(prefix, execution_id)
     chosen = options_of(adapter, info.options, options)
+    if processor.command is None and "image" not in info.offers:
+        raise Unsupported(
+            f"{processor.ref} has no command, so it needs its image, and {adapter} cannot run images",
+            hint="an adapter that offers image can, or give the entry a command",
+        )
     for needed in _needs(processor):
         if needed not in info.offers:
             raise Unsupported(
@@ -87,8 +92,6 @@ def admit(  # noqa: PLR0913 - each is a part of the request or of the adapter
 
 def _needs(processor: Processor) -> list[Capability]:
     needs: list[Capability] = []
-    if processor.command is None:
-        needs.append("image")
     if processor.runtime.network:
         needs.append("network")
     if processor.runtime.gpu is not None:

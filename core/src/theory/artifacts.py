@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
     from theory.inputs import Attachment, Inputs, Reference
     from theory.types import Job, JsonObject, Store, Workspace
-
-_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def materialize(
@@ -98,13 +95,13 @@ def _staged(
 ) -> Staged:
     if attachment.source == "-":
         return _from_descriptor(0, "standard input", store, cancelled)
-    if _URI.match(attachment.source):
+    if paths.URI.match(attachment.source):
         dest = store.staging / f"fetched-{os.urandom(16).hex()}"
         try:
             file = fetch(attachment.source, dest)
             if file is None:
                 raise AttachmentNotFound(
-                    f"no plugin fetches {paths.printable(attachment.source)}",
+                    f"no plugin fetches {paths.printable(paths.without_credentials(attachment.source))}",
                     hint="download it first, or install a fetcher for this scheme",
                 )
             return _from_file(file, attachment.source, store, cancelled)
@@ -114,7 +111,7 @@ def _staged(
 
 
 def _from_file(file: Path, source: str, store: Store, cancelled: Callable[[], bool]) -> Staged:
-    shown = paths.printable(source)
+    shown = paths.printable(paths.without_credentials(source))
     try:
         # Without O_NONBLOCK, opening a named pipe that nobody writes to would hang for good.
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -204,7 +204,7 @@ def _fill(descriptor: int, blob: VerifiedReader) -> int:
     if _reflink(blob.stream, descriptor):
         # The copy is what must be proved: the blob's own bytes are not looked at.
         blob.stream.close()
-        blob.stream = open(os.dup(descriptor), "rb", buffering=0)  # noqa: PTH123, SIM115 - blob closes it
+        blob.stream = open(os.dup(descriptor), "rb", buffering=0)  # noqa: SIM115 - blob closes it
         return sum(map(len, _blocks(blob)))
     size_bytes = 0
     for block in _blocks(blob):

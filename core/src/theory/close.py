@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from theory import blobs, wire
 from theory.canon import MAX_INTEGER, cid_of, compact
 from theory.errors import Internal, Interrupted, TheoryError
-from theory.job import env_fingerprint
 from theory.ledger import Closing, fits
 from theory.memo import remembers
 from theory.redact import Redactor
@@ -198,7 +197,7 @@ def _meta(
     remembered = remembers(prepared.job.processor, prepared.request.memo)
     meta: dict[str, Scalar] = {
         "image_digest": outcome.image_digest,
-        "env_fingerprint": env_fingerprint(prepared.job.image, prepared.job.processor),
+        "env_fingerprint": prepared.job.env_fingerprint,
         "duration_ms": round(outcome.duration_s * 1000),
         "adapter": prepared.adapter.name,
         "memo": memo or ("miss" if remembered else "off"),

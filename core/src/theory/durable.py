@@ -1,4 +1,3 @@
-# ruff: noqa: PTH101, PTH102, PTH105, PTH112, PTH120
 # A path is text or Path here, and making a Path of it costs more than most of these calls.
 """Writes that survive a power failure: a private file, synced, moved to its name, and the folder synced.
 

@@ -1,4 +1,3 @@
-# ruff: noqa: PTH105, PTH108, PTH120, PTH123, PTH208
 # Paths are text here: making a Path costs more than most of these calls.
 """The store that core brings along: a folder on this machine, ``file:///absolute/folder``.
 
@@ -125,7 +124,7 @@ class FileStore:
         for entry in self._scan(self._blobs):
             try:
                 yield f"b3:{entry.name}", entry.stat(follow_symlinks=False).st_size
-            except FileNotFoundError:  # noqa: PERF203 - deleted since it was listed
+            except FileNotFoundError:
                 continue
 
     def memo_get(self, key: str) -> bytes | None:

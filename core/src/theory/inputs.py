@@ -127,11 +127,12 @@ def _parsed(raw: str | bytes | JsonObject) -> JsonObject:
 
 
 def _attachment(name: str, source: str) -> Attachment:
-    basename = name if source == "-" else source.rstrip("/").rpartition("/")[2]
+    shown = paths.without_credentials(source)
+    basename = name if source == "-" else shown.rstrip("/").rpartition("/")[2]
     basename = unicodedata.normalize("NFC", basename)
     if fault := paths.fault_of_segment(basename):
         raise AttachmentNotFound(
-            f"Attachment file {paths.printable(source)!r} {fault}",
+            f"Attachment file {paths.printable(shown)!r} {fault}",
             hint="rename the file, or attach it from standard input",
         )
     return Attachment(name, source, basename)

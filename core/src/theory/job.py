@@ -71,17 +71,6 @@ def plan_job(
     return job, preimage
 
 
-def env_fingerprint(image: Image, processor: Processor) -> str:
-    """``<os>_<arch>_<py311 or none>_<namespace>-<name>``; unknown parts are ``none``.
-
-    The spelling of the architecture is that of the requirements: x64 for what Docker calls amd64.
-    """
-    system, _, arch = image.platform.partition("/")
-    arch = {"amd64": "x64"}.get(arch, arch.replace("/", ""))
-    python = "py" + image.python.replace(".", "") if image.python else "none"
-    return f"{system or 'none'}_{arch or 'none'}_{python}_{processor.ref.namespace}-{processor.ref.name}"
-
-
 def _environment(execution_id: str, processor: Processor, seed: int) -> dict[str, str]:
     threads = str(math.ceil(processor.runtime.cpu))
     return {

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from theory import blobs, paths, wire
 from theory.canon import canonical, cid_of, compact, tree_cid
 from theory.errors import RegistryFault, Retry
-from theory.job import env_fingerprint
 from theory.tree import ENTRY, files_of
 from theory.types import Artifact, Receipt, Staged
 
@@ -78,7 +77,7 @@ def keep(
         ref=str(job.processor.ref),
         seed=job.seed,
         memo_key=job.memo_key,
-        env_fingerprint=env_fingerprint(job.image, job.processor),
+        env_fingerprint=job.env_fingerprint,
         output_cids=tuple(output.cid for output in outputs),
         processor_cid=job.processor.cid,
         tree_cid=job.processor.tree,

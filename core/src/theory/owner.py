@@ -55,7 +55,7 @@ class Owner:
 
 def _boot() -> str | None:
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:  # noqa: PTH123 - pathlib costs more
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return file.read().strip()
     except OSError:
         return None
@@ -63,7 +63,7 @@ def _boot() -> str | None:
 
 def _namespace() -> int | None:
     try:
-        return os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116 - pathlib costs more
+        return os.stat("/proc/self/ns/pid").st_ino
     except OSError:
         return None
 
@@ -71,7 +71,7 @@ def _namespace() -> int | None:
 def _stat(pid: int) -> tuple[str, int | None]:
     """State and start time of a process, or an empty text and None."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 - pathlib costs more
+        with open(f"/proc/{pid}/stat", "rb") as file:
             # The second field is the command in parentheses and may hold spaces and parentheses itself.
             fields = file.read().rpartition(b")")[2].split()
         return fields[0].decode(), int(fields[19])

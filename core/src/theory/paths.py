@@ -78,6 +78,15 @@ def check_write_prefix(prefix: str, execution_id: str) -> str:
     return filled
 
 
+URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+://)(?:[^/?#]*@)?([^?#]*)")
+
+
+def without_credentials(source: str) -> str:
+    """A path as it is; a URI without user, query and fragment, which may hold what nobody else should see."""
+    match = URI.match(source)
+    return match[1] + match[2] if match else source
+
+
 def printable(text: str) -> str:
     """Text from outside, made safe to show: harmful characters escaped, 200 characters at most."""
     safe = HARMFUL.sub(lambda match: f"\\u{ord(match[0]):04x}", text.encode("utf-8", "replace").decode())

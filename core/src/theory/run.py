@@ -227,7 +227,7 @@ class Runner:
             found=resolved.origin == "found",
             environ=self._secrets(),
         )
-        self._tidy_up(execution_id)
+        self.tidy_up(execution_id)
         folder = leaving.enter_context(lease(self.settings.home / "state", execution_id))
         cache = self.settings.home / "cache" / "adapters" / adapter.name
         workspace = Workspace(folder / "work", folder / "adapter", cache)
@@ -381,8 +381,15 @@ class Runner:
         file = self.settings.secrets_file
         return self._environ if file is None else {**config.secrets_of(file), **self._environ}
 
-    def _tidy_up(self, execution_id: str) -> None:
-        """Once a runner: what the dead left behind is closed and removed."""
+    def tidy_up(self, execution_id: str | None = None) -> None:
+        """Once a runner: what the dead left behind is closed and removed.
+
+        Args:
+            execution_id: Whose reservation stays, because this execution is about to be tried again.
+
+        Raises:
+            LedgerFailed: The ledger cannot be written.
+        """
         with self._lock:
             if not self._tidy:
                 sweep(self.settings.home / "state")

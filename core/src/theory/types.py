@@ -153,6 +153,18 @@ class Job:
     memo_key: str
     environment: Mapping[str, str]  # what every adapter sets; it adds PATH, HOME and TMPDIR
 
+    @property
+    def env_fingerprint(self) -> str:
+        """``<os>_<arch>_<py311 or none>_<namespace>-<name>``; unknown parts are ``none``.
+
+        The spelling of the architecture is that of the requirements: x64 for what Docker calls amd64.
+        """
+        system, _, arch = self.image.platform.partition("/")
+        arch = {"amd64": "x64"}.get(arch, arch.replace("/", ""))
+        python = "py" + self.image.python.replace(".", "") if self.image.python else "none"
+        ref = self.processor.ref
+        return f"{system or 'none'}_{arch or 'none'}_{python}_{ref.namespace}-{ref.name}"
+
 
 @dataclass(frozen=True, slots=True)
 class Workspace:

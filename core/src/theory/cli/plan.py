@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
 
 from theory.cli.show import answer, say, table
-from theory.errors import Usage
+from theory.errors import LedgerFailed, Usage
 from theory.money import micro_usd, usd
 from theory.run import Runner
 
@@ -43,6 +44,7 @@ def limit(key: str, amount: str) -> None:
 def ls() -> None:
     """List all plans: key, limit, reserved and spent in USD."""
     with Runner() as runner:
+        _close_the_dead(runner)
         table(map(_row, runner.ledger.plans()), ("plan", "limit", "reserved", "spent"))
 
 
@@ -51,6 +53,7 @@ def ls() -> None:
 def show(key: str) -> None:
     """Print one plan as JSON; amounts are millionths of a US dollar."""
     with Runner() as runner:
+        _close_the_dead(runner)
         state = runner.ledger.plan(key)
     document = {
         "key": state.key,
@@ -61,6 +64,12 @@ def show(key: str) -> None:
         "head": state.head,
     }
     answer(document, as_json=False)
+
+
+def _close_the_dead(runner: Runner) -> None:
+    """What a killed run still holds is closed before it is shown; a home that cannot be written is shown as it is."""
+    with suppress(LedgerFailed):
+        runner.tidy_up()
 
 
 def _amount(text: str | None) -> int | None:

@@ -38,7 +38,7 @@ KEYWORDS_OF_TYPE = {
 _KNOWN = _SILENT.union(("type", "const", "enum"), *KEYWORDS_OF_TYPE.values())
 
 
-class NotDerivable(Exception):  # noqa: N818 - it is an answer, which the adapter turns into an error
+class NotDerivable(Exception):
     """There is no value, or none that is surely right.
 
     Args:
