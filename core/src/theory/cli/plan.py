@@ -67,7 +67,7 @@ def show(key: str) -> None:
 
 
 def _close_the_dead(runner: Runner) -> None:
-    """What a killed run still holds is closed before it is shown; a home that cannot be written is shown as it is."""
+    """What a killed run still holds is closed before it is shown, where the home can be written."""
     with suppress(LedgerFailed):
         runner.tidy_up()
 
