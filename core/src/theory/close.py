@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from theory.ledger import Ledger
     from theory.types import Artifact, Envelope, MemoRecord, MemoState, Scalar, Store
 
-_MAX_TEXT = (
-    4096  # characters of a message: what a plugin raised may be of any length, and a ledger line may not
-)
+# Characters of a message: what a plugin raised may be of any length, and a line of the ledger may not.
+_MAX_TEXT = 4096
 
 
 @dataclass(frozen=True, slots=True)

@@ -347,11 +347,8 @@ class Runner:
                     self.ledger.release(id_)
                 try:
                     records = keep_records(prepared.records, self.store)
-                except (
-                    TheoryError,
-                    OSError,
-                ):  # a store that takes nothing must not keep the reservation open
-                    records = {}
+                except (TheoryError, OSError):
+                    records = {}  # a store that takes nothing must not keep the reservation open
                 close(prepared, failed, cost, began, self.ledger, self.store, records=records)
         except (TheoryError, OSError) as second:
             raise LedgerFailed(

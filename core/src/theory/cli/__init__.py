@@ -37,11 +37,6 @@ COMMANDS = {
     "schema": ("theory.cli.config", "Print the JSON Schema of a document."),
 }
 
-# Click 8.1 prints the help and exits instead.
-_NO_ARGUMENTS: tuple[type[click.UsageError], ...] = tuple(
-    filter(None, [getattr(click.exceptions, "NoArgsIsHelpError", None)])
-)
-
 
 class Commands(click.Group):
     """The commands of core and those that plugins bring (entry points of ``theory.commands``)."""
@@ -69,9 +64,8 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does, with near matches for a name that is wrong."""
-        if (
-            args and args[0] != "run"
-        ):  # only a run has something to settle when it is interrupted; the others just end
+        if args and args[0] != "run":
+            # Only a run has something to settle when it is interrupted; the others just end.
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         known = not args or args[0].startswith("-") or args[0] in COMMANDS
@@ -123,7 +117,7 @@ def run_command_line(arguments: Sequence[str], cancellation: Cancellation) -> in
             answer = theory.invoke(context)
     except click.exceptions.Exit as done:  # --help, --version
         return done.exit_code
-    except _NO_ARGUMENTS as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         say(error.format_message())
         return Usage.exit_code
     except click.ClickException as error:

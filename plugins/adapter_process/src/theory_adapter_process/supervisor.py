@@ -32,9 +32,8 @@ else:
 
 LIFELINE, REPORT, LOCK = 0, 3, 4
 GRACE = 2.0  # seconds between SIGTERM and SIGKILL
-PATIENCE = (
-    5.0  # seconds for the killed to vanish; what is left then sleeps in the kernel or is not ours to kill
-)
+# Seconds for the killed to vanish; what is left then sleeps in the kernel or is not ours to kill.
+PATIENCE = 5.0
 TICK_MS = 250  # between two looks at the memory and at the caller
 CPU_GRACE = 5  # seconds of processor time between SIGXCPU and SIGKILL
 
