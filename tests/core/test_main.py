@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
 import theory
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def python(code: str) -> tuple[int, str, str]:
@@ -83,3 +88,30 @@ def test_every_public_name_is_there_and_others_are_not() -> None:
         assert getattr(theory, name) is not None
     with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
         _ = theory.Nothing
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"], ids=str)
+def test_a_stream_that_the_caller_closed_is_no_traceback(tmp_path: Path, closed: str) -> None:
+    environ = {
+        **os.environ,
+        "THEORY_HOME": str(tmp_path / "home"),
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-m", "theory", "plan", "create", "p"],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, "Traceback" in done.stdout + done.stderr) == (0, False)
+    shown = subprocess.run(
+        [sys.executable, "-m", "theory", "plan", "show", "p"],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert json.loads(shown.stdout)["key"] == "p"

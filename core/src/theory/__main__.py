@@ -18,6 +18,7 @@ def main() -> None:
 
     The first Ctrl-C or SIGTERM cancels, also during imports; the second one exits at once.
     """
+    _open_standard_streams()
     cancellation = Cancellation()
 
     def interrupt(signum: int, _: FrameType | None) -> None:
@@ -35,6 +36,16 @@ def main() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _open_standard_streams() -> None:
+    """Give each standard stream that the caller closed the null device, or the ledger could become descriptor 1."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # noqa: PLR2004 - standard error
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115 - for good
 
 
 if __name__ == "__main__":

@@ -246,11 +246,11 @@ def _mismatch(error: ValidationError, more: int) -> Mismatch:
     if error.schema_path[-1:] in (["additionalProperties"], ["unevaluatedProperties"]):
         names: list[str] = getattr(error.kind, "unexpected", [])
         pointer += _pointer(names[:1])  # the first of them is where to look
-    return Mismatch(_first_line(error.message), pointer, more)
+    return Mismatch(_told(error), pointer, more)
 
 
 def _most_telling(errors: list[ValidationError]) -> ValidationError:
-    """Of several faults the one nearest to the root; of a choice, that of the branch that got furthest."""
+    """Of several faults the one nearest to the root; of a choice, that of the one branch that got furthest."""
     chosen = min(errors, key=lambda error: (len(error.instance_path), _first_line(error.message)))
     branches: list[list[ValidationError]] = getattr(chosen.kind, "context", None) or []
     deepest = [
@@ -258,7 +258,16 @@ def _most_telling(errors: list[ValidationError]) -> ValidationError:
         for branch in branches
         if branch and not any(_only_of_kind(error, chosen) for error in branch)
     ]
-    return max(deepest, key=lambda error: len(error.instance_path)) if deepest else chosen
+    furthest = max((len(error.instance_path) for error in deepest), default=0)
+    nearest = [error for error in deepest if len(error.instance_path) == furthest]
+    return nearest[0] if len(nearest) == 1 else chosen
+
+
+def _told(error: ValidationError) -> str:
+    """The words of a fault; of a choice that no branch of came near, what each branch would have taken."""
+    branches: list[list[ValidationError]] = getattr(error.kind, "context", None) or []
+    each = dict.fromkeys(_first_line(_most_telling(branch).message) for branch in branches if branch)
+    return _first_line(", and ".join(each) or error.message)
 
 
 def _only_of_kind(error: ValidationError, choice: ValidationError) -> bool:
