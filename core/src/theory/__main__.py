@@ -39,9 +39,9 @@ def main() -> None:
 
 
 def _open_standard_streams() -> None:
-    """Give each standard stream that the caller closed the null device, or the ledger could become descriptor 1."""
+    """Give a standard stream that the caller closed the null device, or the ledger could become stdout."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # noqa: PLR2004 - standard error
-        os.set_inheritable(descriptor, True)
+        os.set_inheritable(descriptor, True)  # noqa: FBT003 - its only form
     os.close(descriptor)
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:

@@ -250,7 +250,7 @@ def _mismatch(error: ValidationError, more: int) -> Mismatch:
 
 
 def _most_telling(errors: list[ValidationError]) -> ValidationError:
-    """Of several faults the one nearest to the root; of a choice, that of the one branch that got furthest."""
+    """Of several faults the one nearest to the root; of a choice, that of the branch that got furthest."""
     chosen = min(errors, key=lambda error: (len(error.instance_path), _first_line(error.message)))
     branches: list[list[ValidationError]] = getattr(chosen.kind, "context", None) or []
     deepest = [
