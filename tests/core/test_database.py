@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from theory.database import APPLICATION_ID, VERSION, Database
 from theory.errors import LedgerFailed, Retry
+from theory.ledger.database import APPLICATION_ID, VERSION, Database
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_every_commit_is_made_with_the_promised_care(path: Path) -> None:
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs Linux with strace")
 def test_a_commit_costs_five_syncs(path: Path, tmp_path: Path) -> None:
     code = """if True:
-        import sys; from pathlib import Path; from theory.database import Database
+        import sys; from pathlib import Path; from theory.ledger.database import Database
         database = Database(Path(sys.argv[1]))
         for number in range(int(sys.argv[2])):
             with database.transaction() as connection:
@@ -146,7 +146,7 @@ def test_a_disk_that_takes_no_more_is_told_and_leaves_nothing(path: Path) -> Non
     code = """if True:
         import resource, sys
         from pathlib import Path
-        from theory.database import Database
+        from theory.ledger.database import Database
         from theory.errors import LedgerFailed
         path = Path(sys.argv[1])
         database = Database(path)
@@ -175,7 +175,7 @@ def test_a_read_only_home_can_be_read_and_refuses_to_be_written(open_folder: Pat
     code = """if True:
         import os, sys
         from pathlib import Path
-        from theory.database import Database
+        from theory.ledger.database import Database
         from theory.errors import LedgerFailed
         if os.geteuid() == 0:
             os.setuid(65534)  # root is above permissions
@@ -195,7 +195,7 @@ def test_a_read_only_home_can_be_read_and_refuses_to_be_written(open_folder: Pat
 
 def test_processes_that_start_together_make_one_file(path: Path) -> None:
     code = """if True:
-        import sys; from pathlib import Path; from theory.database import Database
+        import sys; from pathlib import Path; from theory.ledger.database import Database
         print("ready", flush=True); input()
         with Database(Path(sys.argv[1])).transaction() as connection:
             connection.execute("INSERT INTO plans (key) VALUES (?)", (sys.argv[2],))
@@ -232,7 +232,7 @@ def test_a_child_that_is_forked_inside_a_transaction_neither_sees_nor_harms_it(p
     code = """if True:
         import os, sys
         from pathlib import Path
-        from theory.database import Database
+        from theory.ledger.database import Database
         database = Database(Path(sys.argv[1]))
         with database.transaction() as connection:
             connection.execute("INSERT INTO plans (key) VALUES ('parents')")

@@ -15,7 +15,7 @@ import pytest
 from theory.canon import MAX_INTEGER, ZERO_CID
 from theory.errors import ArtifactNotFound, BudgetRefused, Busy, Internal, LedgerFailed, TheoryError, Usage
 from theory.ledger import Closing, Ledger
-from theory.owner import Owner
+from theory.ledger.owner import Owner
 from theory.types import Artifact
 
 DAY = 86_400.0

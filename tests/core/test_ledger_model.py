@@ -11,7 +11,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from theory.errors import BudgetRefused, Busy, LedgerFailed, TheoryError, Usage
 from theory.ledger import Closing, Ledger
-from theory.owner import Owner
+from theory.ledger.owner import Owner
 
 LASTS_S = 300
 MEMORY = Path("/dev/shm")  # noqa: S108 - accounts need no disk, and a sync costs nothing there

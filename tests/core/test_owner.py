@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from theory.owner import Owner
+from theory.ledger.owner import Owner
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
 
 def gone() -> Owner:
     """A process that was here, and is not any more."""
-    code = "from theory.owner import Owner; o = Owner.here(); print(o.pid, o.started)"
+    code = "from theory.ledger.owner import Owner; o = Owner.here(); print(o.pid, o.started)"
     pid, started = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True
     ).stdout.split()
@@ -28,7 +28,7 @@ def test_this_process_is_alive() -> None:
 
 def test_the_parent_is_alive_as_seen_by_its_child() -> None:
     here = Owner.here()
-    code = f"from theory.owner import Owner; print(Owner({here.boot!r}, {here.namespace}, {here.pid},"
+    code = f"from theory.ledger.owner import Owner; print(Owner({here.boot!r}, {here.namespace}, {here.pid},"
     code += f" {here.started}).fate(Owner.here()))"
     seen = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert seen == "alive\n"
@@ -39,7 +39,7 @@ def test_a_process_that_ended_is_dead() -> None:
 
 
 def test_a_killed_process_is_dead_before_its_parent_has_noticed() -> None:
-    code = "from theory.owner import Owner; print(Owner.here().started, flush=True); input()"
+    code = "from theory.ledger.owner import Owner; print(Owner.here().started, flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:

@@ -19,7 +19,7 @@ from theory.run import Runner
 from theory.types import Artifact
 
 if TYPE_CHECKING:
-    from theory.execution import Record
+    from theory.ledger import Record
 
 
 @click.command()

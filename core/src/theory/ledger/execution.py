@@ -12,7 +12,7 @@ from theory.errors import Internal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from theory.chain import Event
+    from theory.ledger.chain import Event
     from theory.types import Artifact, Json, JsonObject
 
 MAX_ENVELOPE_BYTES = 64 * 1024  # of JSON kept in the closing event; docs/reference/formats.md

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from theory.canon import MAX_INTEGER, canonical
-from theory.chain import EVENT_COLUMNS, Event, PlanState, charged
-from theory.database import CHARGES, CLOSINGS
 from theory.errors import ArtifactNotFound, BudgetRefused, Busy, Internal, Usage
+from theory.ledger.chain import EVENT_COLUMNS, Event, PlanState, charged
+from theory.ledger.database import CHARGES, CLOSINGS
+from theory.ledger.owner import Owner
 from theory.money import usd
-from theory.owner import Owner
 from theory.paths import HARMFUL, printable
 
 if TYPE_CHECKING:
     import sqlite3
 
-    from theory.chain import Kind
-    from theory.execution import Closing
+    from theory.ledger.chain import Kind
+    from theory.ledger.execution import Closing
     from theory.types import JsonObject
 
 MAX_PLAN_KEY = 128  # characters

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from theory.account import (
+from theory.errors import ArtifactNotFound, Internal, LedgerFailed, Usage
+from theory.ledger.account import (
     SELECT_HOLD,
     SELECT_PLAN,
     Books,
@@ -22,11 +23,10 @@ from theory.account import (
     is_amount,
     is_text,
 )
-from theory.chain import EVENT_COLUMNS, Event, PlanState, faults
-from theory.database import CLOSINGS, PATIENCE_S, Database
-from theory.errors import ArtifactNotFound, Internal, LedgerFailed, Usage
-from theory.execution import Closing, Record, fits
-from theory.owner import Owner
+from theory.ledger.chain import EVENT_COLUMNS, Event, PlanState, faults
+from theory.ledger.database import CLOSINGS, PATIENCE_S, Database
+from theory.ledger.execution import Closing, Record
+from theory.ledger.owner import Owner
 from theory.paths import printable
 from theory.types import Artifact
 
@@ -34,11 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from theory.heartbeat import Heartbeat
+    from theory.ledger.heartbeat import Heartbeat
 
-__all__ = ["Closing", "Event", "Ledger", "PlanState", "Record", "fits"]
-
-DEFAULT_PLAN = "default"
 LASTS_S = 300.0  # how long a reservation outlives the last sign of an owner that cannot be looked at
 
 _PAGE = 1000  # rows read at a time, so that a long listing never holds the file
@@ -220,7 +217,7 @@ class Ledger:
         with self._guard:
             self._held[execution_id] = lasts_s
             if self._heartbeat is None:
-                from theory.heartbeat import Heartbeat  # noqa: PLC0415 - most executions hold nothing
+                from theory.ledger.heartbeat import Heartbeat  # noqa: PLC0415 - most executions hold nothing
 
                 self._heartbeat = Heartbeat(self.renew)
             self._heartbeat.beat_every(lasts_s / 3)
