@@ -1,8 +1,8 @@
 """The ledger of a home, and what passes in and out of it.
 
 ``ledger`` is the front; ``account`` moves money and writes events within one transaction; ``chain`` hashes
-and checks events; ``database`` is the SQLite file; ``owner`` and ``heartbeat`` say who holds a reservation and
-that it still lives.
+and checks events; ``database`` is the SQLite file; ``owner`` and ``heartbeat`` say who holds a reservation
+and that it still lives.
 """
 
 from theory.ledger.chain import Event, PlanState
