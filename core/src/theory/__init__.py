@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from theory import errors as errors
+    from theory.cancel import Cancellation as Cancellation
     from theory.canon import canonical
     from theory.canon import cid_of as cid_of
     from theory.hookspecs import hookimpl as hookimpl
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     canonical_json = canonical
 
 _HOME_OF = {
+    "Cancellation": "theory.cancel:Cancellation",
     "Runner": "theory.run:Runner",
     "canonical_json": "theory.canon:canonical",
     "cid_of": "theory.canon:cid_of",
