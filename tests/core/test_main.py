@@ -43,9 +43,9 @@ import os, signal, sys
 sys.argv = ['theory', 'run', 'x/y@1', '--json']
 class Import:  # a signal while modules are still being imported
     def find_spec(self, name, path=None, target=None):
-        if name == 'theory.cli':
+        if name == '{module}':
             for _ in range({times}):
-                signal.raise_signal(signal.SIGTERM)
+                signal.raise_signal(signal.{signal})
 sys.meta_path.insert(0, Import())
 from theory.__main__ import main
 main()
@@ -53,12 +53,17 @@ main()
 
 
 def test_the_first_signal_cancels_even_during_imports_and_the_second_ends_at_once() -> None:
-    code, out, err = python(INTERRUPTED.format(times=1))
+    code, out, err = python(INTERRUPTED.format(module="theory.cli", times=1, signal="SIGTERM"))
     assert "Traceback" not in err
     assert code != 0
     assert out.count("\n") == 1
-    code, out, _ = python(INTERRUPTED.format(times=2))
+    code, out, _ = python(INTERRUPTED.format(module="theory.cli", times=2, signal="SIGTERM"))
     assert (code, out) == (128 + signal.SIGTERM, "")
+
+
+def test_a_ctrl_c_before_anything_has_begun_just_ends_the_process() -> None:
+    ended = python(INTERRUPTED.format(module="theory.cancel", times=1, signal="SIGINT"))
+    assert ended == (-signal.SIGINT, "", "")
 
 
 def test_the_status_of_a_reader_that_has_gone_is_that_of_sigpipe() -> None:

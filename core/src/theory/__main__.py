@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
 
-from theory.cancel import Cancellation
+TYPE_CHECKING = False  # typing would be one more import before the first Ctrl-C can be taken well
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -18,7 +17,10 @@ def main() -> None:
 
     The first Ctrl-C or SIGTERM cancels, also during imports; the second one exits at once.
     """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing has begun: just end, without a traceback
     _open_standard_streams()
+    from theory.cancel import Cancellation  # noqa: PLC0415 - after the line above
+
     cancellation = Cancellation()
 
     def interrupt(signum: int, _: FrameType | None) -> None:
