@@ -87,7 +87,10 @@ class StoreContract:
         """All sizes, from nothing to what no single request should carry."""
         cid = put(store, content)
         with store.open(cid) as stream:
-            assert stream.read() == content
+            same = stream.read() == content
+        assert same, (
+            "the bytes differ"
+        )  # not compared by the assert: pytest would look for minutes for a diff
 
     def test_a_blob_can_be_read_in_portions(self, store: Store) -> None:
         """``open`` gives a stream: reads add up to the content, and after its end there is nothing."""
@@ -96,7 +99,8 @@ class StoreContract:
         with store.open(cid) as stream:
             portions = list(iter(lambda: stream.read(300_007), b""))
             assert stream.read(1) == b""
-        assert b"".join(portions) == content
+        same = b"".join(portions) == content
+        assert same, "the bytes differ"
 
     def test_two_readers_of_one_blob_do_not_disturb_each_other(self, store: Store) -> None:
         """Each ``open`` has a place of its own."""
