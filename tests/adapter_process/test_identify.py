@@ -48,6 +48,13 @@ def test_a_program_that_this_machine_lacks_is_refused(bench: Bench) -> None:
         process.identify(bench.processor(command=("no-such-program", "-x")), Options())
 
 
+def test_an_entry_without_its_program_is_refused(bench: Bench) -> None:
+    with pytest.raises(
+        errors.Unsupported, match=r"contract/steps@1 runs 'gone\.py', which is not in its folder"
+    ):
+        process.identify(bench.processor(command=("python", "gone.py", "-x")), Options())
+
+
 @pytest.mark.parametrize("program", ["python", "python3", "sh", "./none", "/none/at/all"])
 def test_what_may_be_there_is_not_refused(bench: Bench, program: str) -> None:
     assert process.identify(bench.processor(command=(program,)), Options()).python

@@ -226,7 +226,7 @@ def test_one_flipped_bit_anywhere_is_found(
     damage(shared_store, cid, bytes(content))
     with pytest.raises(Damaged, match=f"{cid} in file:///.* is damaged") as caught:
         way(shared_store, cid)
-    assert "theory verify" in caught.value.hint
+    assert "--refresh" in caught.value.hint
 
 
 @pytest.mark.parametrize("way", [*WAYS, only_verify])

@@ -598,3 +598,51 @@ def test_a_run_imports_nothing_that_it_does_not_need(tmp_path: Path) -> None:
     seen = modules_after(run, tmp_path)  # now that the entry is cached
     heavy = {"jsonschema", "importlib.metadata", "yaml", "subprocess", "tempfile", "asyncio", "difflib"}
     assert sorted(seen & heavy) == []
+
+
+# ---------------------------------------------------------------- what a first user tried
+
+
+@pytest.mark.parametrize(
+    "option", ["--save-dir", "--save-first", "--plan", "--store", "--write-prefix", "--ref"]
+)
+def test_an_option_that_is_given_nothing_is_refused(theory: Command, option: str) -> None:
+    said = theory("run", "test/thing@1", "--json", option, "")
+    assert (said.code, said.line["error"]["message"]) == (2, f"{option} is empty")
+
+
+def test_json_with_a_value_is_a_usage_error_in_json(theory: Command) -> None:
+    assert theory("run", "test/thing@1", "--json=1").line["error"]["code"] == "ERR_USAGE"
+
+
+def test_an_execution_of_another_processor_does_not_answer(theory: Command, tmp_path: Path) -> None:
+    write_entry(tmp_path / "entries", ref="test/other@1")
+    done = theory("run", "test/thing@1", "--json").line
+    said = theory("run", "test/other@1", "--json", "--execution-id", done["execution_id"])
+    assert said.code == 2
+    assert "was one of test/thing@1, not of test/other@1" in said.line["error"]["message"]
+
+
+def test_a_cost_above_its_reservation_is_said(theory: Command) -> None:
+    said = theory("run", "test/thing@1", "-o", "cost_micro_usd=150", "--reserve-usd", "0.0001")
+    assert said.code == 0
+    assert "Warning: it cost 0.00015 USD, and 0.0001 were reserved" in said.err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux: /dev/full")
+def test_a_full_disk_behind_stdout_is_no_bug_of_ours(theory: Command) -> None:
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "theory", "run", "test/thing@1", "--json"],
+            env=environ,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr.splitlines()[0]) == (
+        3,
+        "Error: cannot write to standard output: No space left on device",
+    )
+    assert "success" in theory("ls").out

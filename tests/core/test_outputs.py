@@ -213,8 +213,8 @@ def test_a_file_swapped_for_a_link_after_it_was_listed_is_not_followed(
     (out / "a").write_text("x")
     names_checked = outputs._check_names  # noqa: SLF001 - a swap at just this moment
 
-    def swap(names: list[str], prefix: str) -> None:
-        names_checked(names, prefix)
+    def swap(names: list[str], prefix: str, redactor: Redactor) -> None:
+        names_checked(names, prefix, redactor)
         (out / "a").unlink()
         (out / "a").symlink_to("/etc/hostname")
 
@@ -230,14 +230,21 @@ def test_a_folder_swapped_for_a_link_after_it_was_listed_is_not_followed(
     (out / "d" / "hostname").write_text("x")
     names_checked = outputs._check_names  # noqa: SLF001 - a swap at just this moment
 
-    def swap(names: list[str], prefix: str) -> None:
-        names_checked(names, prefix)
+    def swap(names: list[str], prefix: str, redactor: Redactor) -> None:
+        names_checked(names, prefix, redactor)
         (out / "d").rename(out.parent / "moved")
         (out / "d").symlink_to("/etc")
 
     monkeypatch.setattr(outputs, "_check_names", swap)
     with pytest.raises(BadOutputPath, match="'d/hostname' cannot be opened"):
         check(out)
+
+
+def test_a_name_with_the_value_of_a_secret_is_refused_and_not_shown(out: Path) -> None:
+    (out / "b-hunter2-token.txt").write_text("x")
+    with pytest.raises(BadOutputPath, match=r"^the name of an output has the value of a secret in it$"):
+        check(out, secrets=("hunter2-token",))
+    assert staged_files(out) == []
 
 
 def test_a_hard_link_leaves_as_a_copy(out: Path) -> None:

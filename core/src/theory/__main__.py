@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """Run the command line and exit with its status.
 
-    The first Ctrl-C or SIGTERM cancels, also during imports; the second one exits at once.
+    The first Ctrl-C, SIGTERM or SIGHUP cancels, also during imports; the second one exits at once.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing has begun: just end, without a traceback
     _open_standard_streams()
@@ -30,13 +30,18 @@ def main() -> None:
 
     signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, interrupt)
+    from contextlib import suppress  # noqa: PLC0415 - as above
+
     from theory.cli import run_command_line  # noqa: PLC0415 - a Ctrl-C during its import must not print a traceback
 
     status = run_command_line(sys.argv[1:], cancellation)
     # What had to be kept was synced before this. An orderly end of the interpreter would cost another tenth
     # of a short run; the kernel does it in no time.
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # full or gone, and it was said before
+            stream.flush()
     os._exit(status)
 
 

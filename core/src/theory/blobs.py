@@ -192,7 +192,7 @@ class VerifiedReader(io.RawIOBase):
         if self._hasher.cid != self._cid:
             raise Damaged(
                 f"blob {self._cid} in {self._place} is damaged: its content is {self._hasher.cid}",
-                hint="theory verify shows what else is damaged; the run that made it heals it with --refresh",
+                hint="the run that made it heals it with --refresh",
             )
 
 

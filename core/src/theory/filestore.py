@@ -106,7 +106,7 @@ class FileStore:
         if descriptor is None:
             raise ArtifactNotFound(
                 f"blob {cid} is not in {self.url}",
-                hint="run what made it again, with --refresh, or name its --store",
+                hint="run what made it again, with --refresh, or set THEORY_STORE to the store that has it",
             )
         return open(descriptor, "rb")
 

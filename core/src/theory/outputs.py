@@ -70,7 +70,7 @@ def check_outputs(
     staged: list[Staged] = []
     try:
         names = sorted(_listed(root), key=lambda name: (name == META, name))
-        _check_names(names, prefix)
+        _check_names(names, prefix, redactor)
         for name in names:
             staged.append(_staged(root, name, store, cancelled))  # noqa: PERF401 - what is there when one fails is discarded
         outputs = tuple(
@@ -122,7 +122,9 @@ def _listed(root: int) -> list[str]:
     return names
 
 
-def _check_names(names: list[str], prefix: str) -> None:
+def _check_names(names: list[str], prefix: str, redactor: Redactor) -> None:
+    if any(redactor.text(name) != name for name in names):
+        raise BadOutputPath("the name of an output has the value of a secret in it", hint="rename it")
     seen: dict[str, str] = {}
     for name in names:
         if fault := paths.fault_of_path(prefix + name):

@@ -319,9 +319,11 @@ class Plugins:
 
     def _unknown(self, group: str, name: str) -> UnknownAdapter:
         kind, have = _KINDS[group], self.names(group)
-        hint = f"installed: {', '.join(have)}" if have else f"no {kind} is installed"
-        if package := published().get(group, {}).get(name):
-            hint = f"pip install {package}"
+        known = published().get(group, {})
+        installed = f"installed: {', '.join(have)}" if have else ""
+        install = f"pip install {known[name]}" if name in known else ""
+        anything = "" if installed or install else "pip install " + " or ".join(known.values())
+        hint = "; ".join(filter(None, (install, installed, anything)))
         return UnknownAdapter(f"no {kind} {name[:100]!r} is installed", hint=hint)
 
 

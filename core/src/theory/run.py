@@ -18,7 +18,7 @@ from theory.admit import admit
 from theory.artifacts import lay_out, materialize
 from theory.cancel import Cancellation
 from theory.close import Cost, close, cost_of, failure, failure_of, known, served, success
-from theory.errors import Interrupted, LedgerFailed, TheoryError
+from theory.errors import Interrupted, LedgerFailed, TheoryError, Usage
 from theory.execute import LogChannel, check_outcome, execute, guarded
 from theory.inputs import check_inputs
 from theory.job import Prepared, plan_job
@@ -26,7 +26,9 @@ from theory.keep import keep, keep_records, records_of
 from theory.lease import lease, sweep
 from theory.ledger import Ledger
 from theory.memo import recall, remember, remembers
+from theory.money import usd
 from theory.outputs import check_outputs
+from theory.paths import printable
 from theory.plugins import Plugins
 from theory.redact import Redactor
 from theory.request import Request, new_execution_id
@@ -145,7 +147,7 @@ class Runner:
                 reserve_micro_usd=reserve_micro_usd,
                 execution_id=execution_id,
             )
-            if execution_id is not None and (stored := self.stored_envelope(execution_id)) is not None:
+            if execution_id is not None and (stored := self._answered(execution_id, ref)) is not None:
                 return stored
             envelope = self._carry(request, minted, cancellation, tell)
         except Exception as error:  # noqa: BLE001 - our own bug, wherever it is, still gets one envelope
@@ -285,6 +287,9 @@ class Runner:
             envelope = success(prepared, made, meta, kept, outcome, cost)
             names = (*made, kept.index, kept.receipt, *job.artifacts)
             close(prepared, envelope, cost, began, self.ledger, store, names=names, records=kept.blobs)
+            if cost.charged > cost.reserved:
+                told = f"it cost {usd(cost.charged)} USD, and {usd(cost.reserved)} were reserved"
+                listen({"event": "warning", "message": told})
         except BaseException as error:
             if not reserved:  # refused; or interrupted just after it was held
                 self.ledger.release(job.execution_id)
@@ -373,6 +378,15 @@ class Runner:
             with blobs.read_verified(self.store, str(record.envelope_cid)) as stream:
                 document = json.loads(stream.read())
         return wire.envelope_of(document)
+
+    def _answered(self, execution_id: str, ref: str) -> Envelope | None:
+        record = self.ledger.execution(execution_id)
+        if record is not None and record.ref != ref:
+            raise Usage(
+                f"execution {execution_id} was one of {record.ref}, not of {printable(ref)}",
+                hint="without --execution-id it becomes an execution of its own",
+            )
+        return self.stored_envelope(execution_id)
 
     def _secrets(self) -> Mapping[str, str]:
         file = self.settings.secrets_file

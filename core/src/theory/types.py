@@ -271,7 +271,8 @@ class Store(Protocol):
     """Keeps blobs by cid, and memo records; it moves bytes and never names them.
 
     Every method may be called from several threads and processes at once. A failed write raises
-    ``StoreFailed`` and leaves nothing half visible.
+    ``StoreFailed`` and leaves nothing half visible; so does a cid or memo key that is not ``b3:`` and 64 hex
+    digits.
     """
 
     @property

@@ -68,6 +68,8 @@ class Commands(click.Group):
             # Only a run has something to settle when it is interrupted; the others just end.
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+                signal.signal(signal.SIGHUP, signal.SIG_DFL)
         known = not args or args[0].startswith("-") or args[0] in COMMANDS
         if not known and args[0] not in (names := self.list_commands(ctx)):
             from difflib import get_close_matches  # noqa: PLC0415 - only for a name that is wrong
@@ -107,7 +109,7 @@ def run_command_line(arguments: Sequence[str], cancellation: Cancellation) -> in
         arguments: Without the program's name.
         cancellation: What a signal sets.
     """
-    as_json = "--json" in arguments and "run" in arguments
+    as_json = "run" in arguments and any(word.partition("=")[0] == "--json" for word in arguments)
     debug = "--debug" in arguments
     if "_THEORY_COMPLETE" in os.environ:
         theory.main(list(arguments), prog_name="theory")  # answers the shell and exits
@@ -123,6 +125,8 @@ def run_command_line(arguments: Sequence[str], cancellation: Cancellation) -> in
     except click.ClickException as error:
         hint = error.ctx.command_path + " --help" if isinstance(error, click.UsageError) and error.ctx else ""
         return fail(Usage(_lowered(error.format_message()), hint=hint), as_json=as_json)
+    except SystemExit as done:  # the answer could not be written, and stderr says so
+        return done.code if isinstance(done.code, int) else 1
     except (KeyboardInterrupt, click.Abort):
         return fail(Interrupted("interrupted"), as_json=as_json)
     except BrokenPipeError:

@@ -86,6 +86,7 @@ def run(cancellation: Cancellation, /, **given: Any) -> int:  # noqa: ANN401 - a
     """
     as_json, debug = given["as_json"], given["debug"]
     events = Events(stream=given["stream"], as_json=as_json, quiet=given["quiet"])
+    _check_empty(given)
     _check_targets(given)
     settings = config.load()
     if given["store"]:
@@ -203,6 +204,13 @@ def _amount(text: str | None) -> int | None:
         return None if text is None else micro_usd(text)
     except ValueError as error:
         raise Usage(f"--reserve-usd: {error}", hint="--reserve-usd 0.02") from None
+
+
+def _check_empty(given: dict[str, Any]) -> None:
+    """Refuse an option that was given nothing: most often a variable of a script that is not set."""
+    for name, value in given.items():
+        if value == "":
+            raise Usage(f"--{name.replace('_', '-')} is empty", hint="give it a value, or leave it out")
 
 
 def _check_targets(given: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from theory import wire
 from theory.canon import compact
+from theory.errors import SaveFailed
 from theory.paths import HARMFUL
 from theory.request import new_execution_id
 from theory.types import Failure
@@ -31,8 +32,14 @@ def say(text: str) -> None:
 def answer(document: object, *, as_json: bool) -> None:
     """The answer, on stdout: one compact line, or indented."""
     text = compact(document) if as_json else json.dumps(document, ensure_ascii=False, indent=2)
-    sys.stdout.buffer.write(text.encode() + b"\n")
-    sys.stdout.buffer.flush()
+    try:
+        sys.stdout.buffer.write(text.encode() + b"\n")
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a full disk, say; what has run is closed and kept
+        say(f"Error: cannot write to standard output: {error.strerror}\nHint: theory show ID has it")
+        raise SystemExit(SaveFailed.exit_code) from None
 
 
 def answer_envelope(envelope: Envelope, *, as_json: bool) -> int:

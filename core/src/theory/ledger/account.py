@@ -242,9 +242,10 @@ class Books:
 
     def _move(self, plan: str, *, reserved: int = 0, spent: int = 0) -> None:
         self.connection.execute(
+            # What is due is closed whatever it comes to: beyond the largest amount a plan counts no further.
             "UPDATE plans SET reserved_micro_usd = reserved_micro_usd + ?,"
-            " spent_micro_usd = spent_micro_usd + ? WHERE key = ?",
-            (reserved, spent, plan),
+            " spent_micro_usd = min(spent_micro_usd + ?, ?) WHERE key = ?",
+            (reserved, spent, MAX_INTEGER, plan),
         )
 
     def _last_expiry(self, execution_id: str) -> int:
@@ -262,6 +263,11 @@ class Books:
 
 def _check_limit(account: PlanState, amount: int) -> None:
     limit, spent, reserved = account.limit_micro_usd, account.spent_micro_usd, account.reserved_micro_usd
+    if spent + reserved + amount > MAX_INTEGER:
+        raise BudgetRefused(
+            f"plan {account.key!r} cannot count beyond {usd(MAX_INTEGER)} USD, and {usd(amount)} more would",
+            hint="take another plan: --plan KEY",
+        )
     if limit is not None and spent + reserved + amount > limit:
         raise BudgetRefused(
             f"plan {account.key!r} has a limit of {usd(limit)} USD, of which {usd(spent)} is spent and"

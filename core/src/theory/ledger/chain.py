@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from theory.canon import event_hash
+from theory.canon import MAX_INTEGER, event_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -91,7 +91,7 @@ def faults(events: Iterable[Event], state: PlanState) -> Iterator[str]:
         try:
             payload = json.loads(event.payload)
             reserved += _reserved(event.kind, payload)
-            spent += _spent(event.kind, payload)
+            spent = min(spent + _spent(event.kind, payload), MAX_INTEGER)  # a plan counts no further
             if event.kind in {"plan.create", "plan.limit"}:
                 limit = payload["limit_micro_usd"]
         except (ValueError, KeyError, TypeError):

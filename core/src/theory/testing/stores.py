@@ -280,7 +280,7 @@ class StoreContract:
             lambda: store.put([Staged(name, staged.size_bytes, staged.path)]),
         ]
         for call in calls:
-            with pytest.raises(StoreFailed, match="is not a cid"):
+            with pytest.raises(StoreFailed):  # the words are the store's own
                 call()
         assert list(store.list()) == []
 
@@ -293,14 +293,14 @@ class StoreContract:
             lambda: store.memo_delete(name),
         ]
         for call in calls:
-            with pytest.raises(StoreFailed, match="is not a memo key"):
+            with pytest.raises(StoreFailed):  # the words are the store's own
                 call()
         assert list(store.memo_list()) == []
 
     def test_a_put_with_one_malformed_cid_takes_none(self, store: Store) -> None:
         """Names are looked at before anything is moved."""
         good, bad = blobs.stage(store, b"good"), blobs.stage(store, b"bad")
-        with pytest.raises(StoreFailed, match="is not a cid"):
+        with pytest.raises(StoreFailed):  # the words are the store's own
             store.put([good, Staged("b3:..", bad.size_bytes, bad.path)])
         assert list(store.list()) == []
 

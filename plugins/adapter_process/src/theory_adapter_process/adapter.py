@@ -85,6 +85,7 @@ def identify(processor: Processor, options: object) -> Image:
             f"{processor.ref} has no command, so it needs its image; process cannot run images",
             hint=f"theory run {processor.ref} --adapter local",
         )
+    _check_program(processor, processor.command)
     python = find_interpreter(cast("Options", options).python)
     requirements = requirements_of(processor)
     if requirements is None:
@@ -192,6 +193,16 @@ def _strays() -> Finding:
             "left-over processes", ok=True, message="daemons that a command starts are killed at its end"
         )
     return Finding("left-over processes", ok=True, message=message)
+
+
+def _check_program(processor: Processor, command: tuple[str, ...]) -> None:
+    """Refuse, before anything is reserved, an entry that is published without its program."""
+    script = command[1] if len(command) > 1 and command[0] in {"python", "python3"} else ""
+    if script.endswith(".py") and not (processor.folder / script).is_file():
+        raise errors.Unsupported(
+            f"{processor.ref} runs {script!r}, which is not in its folder {processor.folder}",
+            hint="the entry comes without its program; --adapter mock simulates it",
+        )
 
 
 def _check_host_command(processor: Processor, name: str, minor: str) -> None:
