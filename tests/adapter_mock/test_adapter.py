@@ -37,7 +37,10 @@ def test_it_pretends_and_offers_every_capability() -> None:
 
 
 def test_no_answer_depends_on_a_capability_of_the_machine() -> None:
-    assert types.Image("mock:none", None, "", None) == mock.identify(_processor(CHAT))
+    image = mock.identify(_processor(CHAT), mock.Options())
+    assert (image.id[:8], image.digest, image.platform, image.python) == ("mock:b3:", None, "", None)
+    assert image == mock.identify(_processor(CHAT), mock.Options())
+    assert image != mock.identify(_processor(CHAT), mock.Options(fail="timeout"))
 
 
 def test_every_option_has_a_line_of_help() -> None:
@@ -94,7 +97,7 @@ def test_what_the_adapter_does_not_know_is_a_fault_of_the_entry(ask: Ask) -> Non
 
 def test_an_entry_without_an_answer_is_refused_before_anything_is_spent() -> None:
     with pytest.raises(errors.Unsupported, match="at /pattern, ") as caught:
-        mock.identify(_processor(None, {"type": "object", "pattern": "^a$"}))
+        mock.identify(_processor(None, {"type": "object", "pattern": "^a$"}), mock.Options())
     assert "adapter.mock.outputs" in caught.value.hint
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from core.bed import Fake, done, house, write_entry
+from core.bed import Call, Fake, done, house, write_entry
 from theory import Failure
 from theory.close import Cost, cost_of, failure_of, known
 from theory.errors import BadInputs, Internal, Interrupted
@@ -93,3 +93,31 @@ def test_a_failing_envelope_fits_the_ledger_whatever_a_plugin_says(tmp_path: Pat
         record = runner.ledger.execution(envelope.execution_id)
         assert record is not None
         assert record.envelope is not None
+
+
+def test_a_traceback_shows_no_secret(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_entry(tmp_path / "entries", secrets=["A_KEY"])
+
+    def fail(_: Call) -> Any:
+        raise ValueError("401 for key hunter2-token")
+
+    with house(tmp_path, Fake(act=fail), environ={"A_KEY": "hunter2-token"}) as runner:
+        runner._debug = True  # noqa: SLF001 - what --debug sets
+        envelope = runner.run("test/thing@1")
+    said = capsys.readouterr().err
+    assert "401 for key ***" in said
+    assert "hunter2" not in said + str(envelope)
+
+
+def test_what_was_held_for_a_run_that_did_not_deliver_is_charged(tmp_path: Path) -> None:
+    write_entry(tmp_path / "entries")
+
+    def late(call: Call) -> Any:
+        call.channel.started()
+        return done(None, ended="timeout")
+
+    with house(tmp_path, Fake(act=late)) as runner:
+        envelope = runner.run("test/thing@1", reserve_micro_usd=700)
+        state = runner.ledger.plan("default")
+    assert (envelope.meta["cost_micro_usd"], envelope.meta["cost_estimated"]) == (700, True)
+    assert (state.reserved_micro_usd, state.spent_micro_usd) == (0, 700)

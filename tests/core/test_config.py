@@ -294,3 +294,9 @@ def test_settings_never_show_what_is_in_the_secrets_file(place: Place) -> None:
     settings = place.load(THEORY_SECRETS_FILE=str(secrets))
     assert settings.secrets_file == secrets
     assert "very-secret" not in repr(settings)
+
+
+def test_a_project_may_not_set_options_of_what_runs_without_isolation(tmp_path: Path) -> None:
+    (tmp_path / "theory.toml").write_text('[adapters.process]\npython = "x/evil"\n')
+    with pytest.raises(Usage, match="sets options of process, which runs programs without isolation"):
+        config.load({"HOME": str(tmp_path / "home")}, tmp_path)

@@ -209,3 +209,19 @@ def test_a_prefix_that_makes_a_path_too_long_is_refused_as_it_would_be_without_a
         envelope = runner.run("test/thing@1", write_prefix=long)
         assert isinstance(envelope, Failure)
         assert envelope.code == "ERR_OUTPUT_PATH"
+
+
+def test_the_result_of_an_entry_that_changed_while_it_ran_is_not_remembered(tmp_path: Path) -> None:
+    folder = write_entry(tmp_path / "entries")
+
+    def edit(call: Call) -> Any:
+        (folder / "part.py").write_text("new")
+        call.write({"a.txt": "x"})
+        return done()
+
+    events: list[Any] = []
+    with house(tmp_path, Fake(act=edit)) as runner:
+        good(runner.run("test/thing@1", listen=events.append))
+        (folder / "part.py").unlink()
+        assert good(runner.run("test/thing@1")).meta["memo"] == "miss"
+    assert any("was changed during the run" in event.get("message", "") for event in events)

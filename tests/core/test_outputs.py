@@ -396,3 +396,11 @@ def test_outputs_that_break_the_schema_are_a_failure_that_names_nothing(tmp_path
         assert "b.txt" in envelope.message
         assert list(runner.ledger.names("/")) == []
         assert os.listdir(runner.store.staging) == []
+
+
+def test_folders_are_limited_as_files_are(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outputs, "MAX_FILES", 5)
+    for number in range(6):
+        (out / str(number)).mkdir()
+    with pytest.raises(OutputLimit, match="in more than 5 folders"):
+        check(out)

@@ -82,3 +82,12 @@ def test_values_too_short_to_hide_are_left() -> None:
 def test_bytes_that_are_no_text_are_masked_too() -> None:
     assert Redactor(["\udcffkey-\udcfe"]).text("k\u00e9y") == "k\u00e9y"
     assert Redactor(["\udcffkey-\udcfe"]).mask(b"x\xffkey-\xfe") == b"x***"
+
+
+def test_a_value_is_masked_where_it_is_used_without_its_white_space() -> None:
+    assert Redactor(["hunter2secret\n"]).text("Bearer hunter2secret end") == "Bearer *** end"
+
+
+def test_a_line_of_a_long_value_is_masked_by_itself() -> None:
+    key = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG9w0\n-----END KEY-----\n"
+    assert "MIIEvQIBADANBgkqhkiG9w0" not in Redactor([key]).text("failed at MIIEvQIBADANBgkqhkiG9w0!")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,10 +48,10 @@ def cost_of(prepared: Prepared, outcome: Outcome | None, said: int | None = None
         said: What the processor says that it cost; None if it does not say.
     """
     share = None if outcome is None else outcome.cost_micro_usd
-    if share is not None and not prepared.adapter.info.pretends:
+    if outcome is not None and share is not None and not prepared.adapter.info.pretends:
         if said is not None:
             share = min(share + said, MAX_INTEGER)
-        elif prepared.job.processor.reserve_micro_usd:
+        elif prepared.job.processor.reserve_micro_usd or outcome.ended != "exit":
             share = None
     return Cost(share, prepared.admission.reserve_micro_usd)
 
@@ -97,13 +98,16 @@ def failure_of(
     )
 
 
-def known(error: BaseException, signal: int | None, *, debug: bool) -> TheoryError:
+def known(
+    error: BaseException, signal: int | None, *, debug: bool, redactor: Redactor | None = None
+) -> TheoryError:
     """What people are told of an error; our own bug has its traceback on stderr, its name in the envelope.
 
     Args:
         error: Whatever came.
         signal: What cancelled the run: whoever noticed did not know.
         debug: Print the traceback of every error, not only of our own bugs.
+        redactor: Masks the secrets that a traceback may show.
     """
     if isinstance(error, Interrupted):
         return Interrupted(error.message, signal=signal or 2, meta=error.meta)
@@ -112,7 +116,8 @@ def known(error: BaseException, signal: int | None, *, debug: bool) -> TheoryErr
     if debug or not isinstance(error, TheoryError):
         import traceback  # noqa: PLC0415 - never in a good run
 
-        traceback.print_exception(error)
+        told = "".join(traceback.format_exception(error))
+        sys.stderr.write((redactor or Redactor()).text(told))
     if isinstance(error, TheoryError):
         return error
     return Internal(

@@ -209,6 +209,12 @@ def _project_file(folder: Path) -> tuple[Path | None, Mapping[str, Any]]:
                     f"{file} makes process the adapter, which runs programs without isolation",
                     hint="choose it yourself: --adapter process, THEORY_ADAPTER or your own configuration",
                 )
+            adapters = table.get("adapters")
+            if isinstance(adapters, dict) and "process" in adapters:
+                raise Usage(
+                    f"{file} sets options of process, which runs programs without isolation",
+                    hint="put [adapters.process] into your own configuration",
+                )
             return file, table
     return None, {}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from theory.errors import Busy, StoreFailed
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+_TRIES, _PAUSE_S = 10, 0.02  # a sweep of one folder takes a millisecond or two
 
 
 @contextmanager
@@ -128,15 +131,25 @@ def _held(folder: Path, execution_id: str) -> int:
             lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _taken(lock):
             os.close(lock)
             raise Busy(
                 f"the execution {execution_id} is running elsewhere",
                 hint="wait for it, then ask with the same id",
-            ) from None
+            )
         with suppress(OSError):
             if os.stat(folder / "lock").st_ino == os.fstat(lock).st_ino:
                 return lock
         os.close(lock)
+
+
+def _taken(lock: int) -> bool:
+    """Whether the lock is ours; somebody who only sweeps holds it for a moment, and is waited for."""
+    for _ in range(_TRIES):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(_PAUSE_S)
+        else:
+            return True
+    return False

@@ -92,7 +92,7 @@ def check_outputs(
 def _listed(root: int) -> list[str]:
     """Every file below a folder, by relative path; bounded before a byte is read."""
     names: list[str] = []
-    total = 0
+    total = folders = 0
     todo = [""]
     while todo:
         prefix = todo.pop()
@@ -107,6 +107,9 @@ def _listed(root: int) -> list[str]:
                         raise BadOutputPath(f"the output {paths.printable(name)!r} {fault}", hint="rename it")
                     if entry.is_dir(follow_symlinks=False):
                         todo.append(name + "/")
+                        folders += 1
+                        if folders > MAX_FILES:
+                            raise OutputLimit(f"the outputs are in more than {MAX_FILES:,} folders")
                         continue
                     if not entry.is_file(follow_symlinks=False):
                         raise _not_regular(name)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from theory.types import Json, JsonObject
 
 MASK = "***"
+LONG_LINE = 16  # characters of a line that gives a value away by itself
 MIN_CHARACTERS = 4  # a shorter value stands in every second line; masking it would tell more than it hides
 
 
@@ -24,7 +25,11 @@ class Redactor:
 
     def __init__(self, values: Iterable[str] = ()) -> None:
         spellings = {
-            spelling for value in values if len(value) >= MIN_CHARACTERS for spelling in _spellings(value)
+            spelling
+            for value in values
+            for part in _parts(value)
+            if len(part) >= MIN_CHARACTERS
+            for spelling in _spellings(part)
         }
         # The longest first: a value may be the begin of another one.
         self._spellings = sorted(spellings, key=lambda spelling: (-len(spelling), spelling))
@@ -88,6 +93,11 @@ class Redactor:
                 if any(len(spelling) > len(end) and spelling.startswith(end) for spelling in self._spellings):
                     return start
         return len(raw)
+
+
+def _parts(value: str) -> Iterable[str]:
+    """A value, also without the white space around it, and the long lines of one such as a PEM key."""
+    yield from {value, value.strip(), *(line for line in value.split("\n") if len(line) >= LONG_LINE)}
 
 
 def _spellings(value: str) -> Iterable[bytes]:

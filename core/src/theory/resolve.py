@@ -7,6 +7,7 @@ clone could change what ``llm/litellm@1`` means behind one's back.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -57,7 +58,7 @@ def sources_of(settings: Settings, plugins: Plugins) -> Iterator[Source]:
         return Source(origin, label, plugins.registry(registry, label), refs, getattr(registry, "root", None))
 
     for folder in settings.named_registries:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise RegistryFault(
                 f"the registry {folder} is not a folder", hint="check --registry or the configuration"
             )

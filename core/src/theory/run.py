@@ -33,6 +33,7 @@ from theory.plugins import Plugins
 from theory.redact import Redactor
 from theory.request import Request, new_execution_id
 from theory.resolve import Source, resolve_ref, sources_of
+from theory.tree import changed
 from theory.types import Outcome, Ref, Workspace
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ class Runner:
                 attachments={name: os.fspath(source) for name, source in (attachments or {}).items()},
                 adapter=chosen,
                 options={**settings.adapter_options.get(chosen, {}), **(options or {})},
-                plan=plan or settings.plan,
+                plan=settings.plan if plan is None else plan,
                 prefix=write_prefix if write_prefix is not None else settings.write_prefix,
                 seed=seed,
                 timeout=timeout,
@@ -282,7 +283,12 @@ class Runner:
             made, meta = outputs.artifacts, outputs.meta
             kept = keep(job, prepared.records, adapter.name, made, outputs.staged, store, outcome=outcome)
             cost = cost_of(prepared, outcome, outputs.cost_micro_usd)
-            if remembers(job.processor, prepared.request.memo):
+            if not remembers(job.processor, prepared.request.memo):
+                pass
+            elif changed(job.processor):
+                told = f"{job.processor.folder} was changed during the run, so its result is not remembered"
+                listen({"event": "warning", "message": told})
+            else:
                 remember(store, job, outcome, made, admission.prefix, meta=meta, cost_micro_usd=cost.charged)
             envelope = success(prepared, made, meta, kept, outcome, cost)
             names = (*made, kept.index, kept.receipt, *job.artifacts)
@@ -297,7 +303,8 @@ class Runner:
             started = outcome is not None or channel.deadline is not None
             cost = cost_of(prepared, outcome) if started else Cost(0, 0)
             ended = outcome or Outcome("exit", None, began, time.time() - began)
-            failed = failure(prepared, known(error, cancellation.signal, debug=self._debug), ended, cost)
+            fault = known(error, cancellation.signal, debug=self._debug, redactor=prepared.redactor)
+            failed = failure(prepared, fault, ended, cost)
             return self._fail(prepared, failed, cost, began, error, started=started)
         return envelope
 

@@ -26,7 +26,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         Usage: Something else has its name.
     """
-    if os.path.lexists(folder) and not folder.is_dir():
+    if os.path.lexists(folder) and not os.path.isdir(folder):
         raise Usage(
             f"--save-dir {folder} is not a folder", hint="name a folder; it is made if it is not there"
         )
@@ -38,13 +38,13 @@ def check_file(file: Path) -> None:
     Raises:
         Usage: It is a folder or a device, or its folder is not there.
     """
-    if file.is_dir():
+    if os.path.isdir(file):
         raise Usage(f"--save-first {file} is a folder", hint="name a file in it, or use --save-dir")
-    if file.exists() and not file.is_file():
+    if os.path.exists(file) and not os.path.isfile(file):
         raise Usage(
             f"--save-first {file} is no regular file", hint="theory cat writes an artifact to standard output"
         )
-    if not file.parent.is_dir():
+    if not os.path.isdir(file.parent):
         raise Usage(f"the folder of --save-first {file} is not there", hint=f"mkdir -p {file.parent}")
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from theory.types import Processor
+
 ENTRY = "processor.yaml"  # its parts are in the memo key by themselves
 IGNORE = ".dockerignore"
 _PART = re.compile(r"\*\*/?|\[\^?(?:\\.|[^\]\\])+\]|\\.|.", re.DOTALL)  # of a pattern, each a step of its own
@@ -58,6 +60,14 @@ def tree_of(folder: Path, dockerfile: str | None = None) -> str:
         raise RegistryFault(
             f"{folder} cannot be read: {error}", hint="check its files and permissions"
         ) from error
+
+
+def changed(processor: Processor) -> bool:
+    """Whether the folder is no longer what it was when the entry was resolved."""
+    try:
+        return tree_of(processor.folder, processor.image.dockerfile) != processor.tree
+    except RegistryFault:
+        return True
 
 
 def _walk(folder: str, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
-from theory import AdapterInfo, Capability, Finding, Image, Outcome, errors, hookimpl
+from theory import (
+    AdapterInfo,
+    Capability,
+    Finding,
+    Image,
+    Outcome,
+    canonical_json,
+    cid_of,
+    errors,
+    hookimpl,
+)
 from theory_adapter_mock.answer import answer_to, write
 
 if TYPE_CHECKING:
@@ -77,15 +87,19 @@ def describe_adapter() -> AdapterInfo:
 
 
 @hookimpl
-def identify(processor: Processor) -> Image:
-    """No image at all; an entry that it has no answer for is refused here, where nothing is spent yet.
+def identify(processor: Processor, options: Options) -> Image:
+    """No image, but what the simulation depends on; an entry without an answer is refused here already.
+
+    The entry's answer and the options are no part of the tree: without them in the id, a failure that is
+    asked for would be answered from the memo.
 
     Raises:
         RegistryFault: adapter.mock of the entry is wrong.
         Unsupported: The outputs schema is not simple enough to derive an answer from.
     """
     answer_to(processor)
-    return Image(id="mock:none", digest=None, platform="")
+    material = {"answer": processor.adapter.get("mock", {}), "options": asdict(options)}
+    return Image(id="mock:" + cid_of(canonical_json(material)), digest=None, platform="")
 
 
 @hookimpl

@@ -125,12 +125,6 @@ def execute(job: Job, workspace: Workspace, options: object, secrets: Secrets, c
                 raise Cancelled  # noqa: TRY301 - one answer for all the places where it may be noticed
             _lay_out(workspace.root)
             limits = _limits(job, chosen)
-            task = Task(
-                job.processor.command or (),
-                job.processor.folder,
-                _variables(job, workspace, environment, secrets),
-                limits,
-            )
             variables = _variables(job, workspace, environment, secrets)
             task = Task(job.processor.command or (), job.processor.folder, variables, limits)
             ended = supervise(task, channel, lock)
