@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -719,3 +720,12 @@ def test_a_file_url_that_names_no_folder_here_is_refused(url: str) -> None:
 @pytest.mark.parametrize("url", ["s3://bucket/prefix", "/srv/store", "", "FILE", "filestore:///x"])
 def test_another_url_is_not_ours(url: str) -> None:
     assert open_store(url) is None
+
+
+@pytest.mark.parametrize("name", ["", "b3:..", "../../etc/passwd", "b3:" + "A" * 64])
+def test_a_name_of_another_form_is_refused_in_words(tmp_path: Path, name: str) -> None:
+    store = FileStore(tmp_path / "store")
+    with pytest.raises(StoreFailed, match=f"^{re.escape(repr(name))} is not a cid$"):
+        store.open(name)
+    with pytest.raises(StoreFailed, match=f"^{re.escape(repr(name))} is not a memo key$"):
+        store.memo_get(name)

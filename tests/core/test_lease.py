@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -147,3 +148,16 @@ def test_nothing_is_removed_through_a_link(tmp_path: Path) -> None:
 
 def test_removing_what_is_not_there_is_fine(tmp_path: Path) -> None:
     remove(tmp_path / "none")
+
+
+def test_a_lock_that_a_sweep_holds_for_a_moment_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "swept"
+    folder.mkdir()
+    holders = [os.open(folder / "lock", os.O_RDWR | os.O_CREAT)]
+    fcntl.flock(holders[0], fcntl.LOCK_EX)
+    monkeypatch.setattr("theory.lease.time.sleep", lambda _: os.close(holders.pop()))
+    with lease(tmp_path, "swept") as held:
+        assert held == folder
+    assert holders == []

@@ -52,13 +52,14 @@ main()
 """
 
 
-def test_the_first_signal_cancels_even_during_imports_and_the_second_ends_at_once() -> None:
-    code, out, err = python(INTERRUPTED.format(module="theory.cli", times=1, signal="SIGTERM"))
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_the_first_signal_cancels_even_during_imports_and_the_second_ends_at_once(name: str) -> None:
+    code, out, err = python(INTERRUPTED.format(module="theory.cli", times=1, signal=name))
     assert "Traceback" not in err
     assert code != 0
     assert out.count("\n") == 1
-    code, out, _ = python(INTERRUPTED.format(module="theory.cli", times=2, signal="SIGTERM"))
-    assert (code, out) == (128 + signal.SIGTERM, "")
+    code, out, _ = python(INTERRUPTED.format(module="theory.cli", times=2, signal=name))
+    assert (code, out) == (128 + signal.Signals[name], "")
 
 
 def test_a_ctrl_c_before_anything_has_begun_just_ends_the_process() -> None:
