@@ -6,6 +6,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import rfc8785
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -139,6 +140,20 @@ def test_what_is_accepted_is_read_again_from_its_canonical_form(value: Any) -> N
     except BadJson:
         return
     assert parse_json(canonical(value)) == value
+
+
+@given(VALUES)
+@example({"a": [9007199254740991, 8999999999999999, -9000000000000000, 1e16, 123456789012345680000.0]})
+@example(0.5)
+@example([-1.5e-9, {"1.5": "[1.5", "e": ",2e3"}])
+@example({"\ue000": 1, "\U0001f600": 2, "\uffff": 3})
+@example({"\x7f\x80\u2028\ud7ff": "\x7f\x1f\x00\"\\/\b\f\n\r\t\u2029"})
+def test_the_fast_way_spells_as_the_reference_implementation(value: Any) -> None:
+    try:
+        check_json(value)
+    except BadJson:
+        return
+    assert canonical(value) == rfc8785.dumps(value)
 
 
 @given(VALUES)
