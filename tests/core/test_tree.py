@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from theory import tree
 from theory.errors import RegistryFault
 from theory.tree import files_of, tree_of
 
@@ -200,3 +201,24 @@ def test_whatever_a_rule_is_the_answer_is_a_tree_or_a_fault(
         assert tree_of(folder).startswith("b3:")
     except RegistryFault as error:
         assert "not a pattern" in error.message  # noqa: PT017 - either way is good
+
+
+# ---------------------------------------------------------------- read once
+
+
+def test_a_change_that_keeps_size_and_mtime_is_seen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree, "_SETTLED_NS", -(10**18))  # as if the files were old
+    assert tree_of(folder) == GOLDEN
+    file = folder / "main.py"
+    before = file.stat()
+    while file.stat().st_ctime_ns == before.st_ctime_ns:  # the clock of a file system ticks coarsely
+        file.write_text("print(2)\n")
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert tree_of(folder) != GOLDEN
+
+
+def test_a_file_that_has_just_been_written_is_read_again_whatever_its_stamp_says(folder: Path) -> None:
+    tree_of(folder)
+    young = {(file.stat().st_ino, file.stat().st_ctime_ns) for file in folder.rglob("*")}
+    known = {(stamp[1], stamp[-1]) for stamp in tree._known}  # noqa: SLF001 - here two contents cannot have one stamp
+    assert young.isdisjoint(known)

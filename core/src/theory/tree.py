@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import re
+import time
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from theory.canon import cid_of_stream, tree_cid
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 
 ENTRY = "processor.yaml"  # its parts are in the memo key by themselves
 IGNORE = ".dockerignore"
+# A file is read once as long as its stamp stays, if the stamp is older than this: a clock that ticks coarsely
+# may give two contents one stamp. https://git-scm.com/docs/racy-git
+_SETTLED_NS = 2 * 10**9
+_MAX_KNOWN = 10_000
+_known: dict[tuple[int, ...], str] = {}  # cid by stamp
 _PART = re.compile(r"\*\*/?|\[\^?(?:\\.|[^\]\\])+\]|\\.|.", re.DOTALL)  # of a pattern, each a step of its own
 
 
@@ -47,9 +54,8 @@ def files_of(folder: Path, dockerfile: str | None = None) -> Iterator[tuple[str,
             raise RegistryFault(
                 f"{printable(entry.path)} is a link or a special file", hint="put a regular file in its place"
             )
-        with open(entry.path, "rb") as stream:
-            cid, _ = cid_of_stream(stream)
-        yield path, cid, bool(entry.stat().st_mode & 0o100)
+        found = entry.stat(follow_symlinks=False)
+        yield path, _cid(entry.path, found), bool(found.st_mode & 0o100)
 
 
 def tree_of(folder: Path, dockerfile: str | None = None) -> str:
@@ -70,6 +76,20 @@ def changed(processor: Processor) -> bool:
         return True
 
 
+def _cid(path: str, found: os.stat_result) -> str:
+    stamp = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    cid = _known.get(stamp)
+    if cid is None:
+        now = time.time_ns()
+        with open(path, "rb") as stream:
+            cid, _ = cid_of_stream(stream)
+        if now - found.st_ctime_ns > _SETTLED_NS:
+            if len(_known) >= _MAX_KNOWN:
+                _known.clear()
+            _known[stamp] = cid
+    return cid
+
+
 def _walk(folder: str, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -81,6 +101,10 @@ def _walk(folder: str, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
                 yield path, entry
 
 
+class _BadPattern(ValueError):
+    """The number of the line."""
+
+
 def _ignored(file: Path) -> Callable[[str], bool]:
     try:
         text = file.read_text("utf-8-sig")
@@ -88,16 +112,10 @@ def _ignored(file: Path) -> Callable[[str], bool]:
         return lambda _: False
     except UnicodeDecodeError:
         raise RegistryFault(f"{file} is not UTF-8", hint="save it as UTF-8") from None
-    rules: list[tuple[bool, re.Pattern[str]]] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        excludes = not line.strip().startswith("!")
-        pattern = line.strip().removeprefix("!").strip("/ \t")
-        if not pattern or line.startswith("#"):
-            continue
-        try:
-            rules.append((excludes, _regex(os.path.normpath(pattern))))
-        except re.error:
-            raise RegistryFault(f"{file}:{number}: not a pattern", hint="close its bracket") from None
+    try:
+        rules = _rules(text)
+    except _BadPattern as error:
+        raise RegistryFault(f"{file}:{error}: not a pattern", hint="close its bracket") from None
 
     def ignored(path: str) -> bool:
         verdict = False
@@ -107,6 +125,21 @@ def _ignored(file: Path) -> Callable[[str], bool]:
         return verdict
 
     return ignored
+
+
+@lru_cache
+def _rules(text: str) -> tuple[tuple[bool, re.Pattern[str]], ...]:
+    rules: list[tuple[bool, re.Pattern[str]]] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        excludes = not line.strip().startswith("!")
+        pattern = line.strip().removeprefix("!").strip("/ \t")
+        if not pattern or line.startswith("#"):
+            continue
+        try:
+            rules.append((excludes, _regex(os.path.normpath(pattern))))
+        except re.error:
+            raise _BadPattern(number) from None
+    return tuple(rules)
 
 
 def _regex(pattern: str) -> re.Pattern[str]:
