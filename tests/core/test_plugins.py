@@ -332,13 +332,27 @@ def test_the_survey_says_of_every_group_how_it_went(module: Callable[[str], str]
     [
         ("modal", "pip install theory-adapter-modal; installed: local"),
         ("rocket", "installed: local"),
-        ("local ", "installed: local"),
+        ("local ", "did you mean local?; installed: local"),
+        ("Locla", "did you mean local?; installed: local"),
     ],
 )
 def test_an_adapter_that_is_not_installed_gets_the_next_step(name: str, hint: str) -> None:
     with pytest.raises(UnknownAdapter, match=f"^no adapter '{name}' is installed$") as caught:
         Plugins([point("x", "local")]).adapter(name)
     assert caught.value.hint == hint
+
+
+def test_an_adapter_that_theory_plugins_leaves_out_is_not_called_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "acme_rocket-1.dist-info"
+    info.mkdir()
+    (info / "entry_points.txt").write_text("[theory.adapters]\nrocket = acme_rocket\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    left_out = "^the adapter 'rocket' is installed, but THEORY_PLUGINS leaves it out$"
+    with pytest.raises(UnknownAdapter, match=left_out) as caught:
+        Plugins.installed({"THEORY_PLUGINS": ""}).adapter("rocket")
+    assert caught.value.hint == "add acme-rocket to THEORY_PLUGINS, or unset it"
 
 
 def test_without_any_adapter_the_hint_says_so() -> None:
@@ -383,7 +397,8 @@ def test_a_store_is_chosen_by_the_scheme_of_its_url() -> None:
     assert there.open_store("ftp://host") is store
     with pytest.raises(UnknownAdapter, match=r"^no store 's3' is installed$") as caught:
         there.open_store("s3://bucket")
-    assert caught.value.hint == "pip install theory-store-s3; installed: ftp, other"
+    installed = "installed: ftp, other; file:///absolute/folder needs no plugin"
+    assert caught.value.hint == f"pip install theory-store-s3; {installed}"
 
 
 def test_the_first_fetcher_that_knows_the_scheme_answers(tmp_path: Path) -> None:

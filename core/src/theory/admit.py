@@ -7,13 +7,13 @@ its rules.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from theory import paths
 from theory.canon import MAX_INTEGER
 from theory.errors import BadAdapterOptions, MissingSecret, RegistryFault, Unsupported
 from theory.options import options_of
+from theory.record import Record
 from theory.types import Secrets
 
 if TYPE_CHECKING:
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from theory.types import AdapterInfo, Capability, Image, JsonObject, Processor
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(Record):
     """What a run is allowed."""
 
     prefix: str

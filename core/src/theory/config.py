@@ -9,13 +9,14 @@ names it, and in a variable from the working directory.
 from __future__ import annotations
 
 import os
+import re
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from theory.errors import Usage
 from theory.paths import DEFAULT_PREFIX
+from theory.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -34,11 +35,11 @@ _KEYS: dict[str, tuple[str, object, type]] = {
     "secrets_file": ("THEORY_SECRETS_FILE", None, str),
 }
 _USERS_OWN = frozenset({"home", "store", "secrets_file"})
+_SCHEME = re.compile("[A-Za-z][A-Za-z0-9+.-]*:")  # RFC 3986, 3.1
 _PROJECT_FILES = ("theory.toml", "pyproject.toml")
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(Record):
     """One value and its origin."""
 
     key: str
@@ -46,8 +47,7 @@ class Setting:
     origin: str  # "default", a variable's name, or a file
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Record):
     """All settings of one caller."""
 
     home: Path
@@ -83,8 +83,7 @@ def load(environ: Mapping[str, str] = os.environ, folder: Path | None = None) ->
 
     home = located("home", chosen["home"].value or _default_home(environ))
     store = str(chosen["store"].value or (home / "store").as_uri())
-    if "://" not in store:
-        store = located("store", store).as_uri()
+    store = store_url(store, bases.get(chosen["store"].origin, folder))
     folders = tuple(located("registry", item) for item in cast("Iterable[str]", chosen["registry"].value))
     of_project = project is not None and chosen["registry"].origin == str(project)
     upwards = next((path for here in _upwards(folder) if os.path.isdir(path := here / "registry")), None)
@@ -114,6 +113,13 @@ def load(environ: Mapping[str, str] = os.environ, folder: Path | None = None) ->
         },
         origins=tuple(origins),
     )
+
+
+def store_url(text: str, base: Path) -> str:
+    """The URL of a store that people may also name as a folder, which is meant from ``base``."""
+    if "://" in text or _SCHEME.match(text):
+        return text
+    return Path(os.path.abspath(base / os.path.expanduser(text))).as_uri()
 
 
 def user_file(environ: Mapping[str, str]) -> Path:

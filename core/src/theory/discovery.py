@@ -8,20 +8,18 @@ https://packaging.python.org/en/latest/specifications/entry-points/
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from theory.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 
-@dataclass(frozen=True, slots=True)
-class EntryPoint:
+class EntryPoint(Record):
     """One line of a distribution's entry points, and whose it is."""
 
     group: str
@@ -50,13 +48,15 @@ def installed(path: Iterable[str] | None = None) -> Iterator[EntryPoint]:
             yield from _entry_points(os.path.join(folder, name, "entry_points.txt"), distribution, version)
 
 
-def allowed(
-    found: Iterable[EntryPoint], environ: Mapping[str, str], ours: frozenset[str]
-) -> Iterator[EntryPoint]:
+def allowed(found: Iterable[EntryPoint], environ: Mapping[str, str]) -> Iterator[EntryPoint]:
     """Those that ``THEORY_PLUGINS`` lets in: unset for all, else a list of distributions beside our own."""
     listed = environ.get("THEORY_PLUGINS")
-    wanted = {_normal(name.strip()) for name in (listed or "").split(",")} | ours
-    return (point for point in found if listed is None or point.distribution in wanted)
+    if listed is None:
+        yield from found
+        return
+    ours = {name for names in published().values() for name in names.values()}
+    wanted = ours | {_normal(name.strip()) for name in listed.split(",")}
+    yield from (point for point in found if point.distribution in wanted)
 
 
 def _normal(name: str) -> str:
@@ -66,9 +66,10 @@ def _normal(name: str) -> str:
 
 def published() -> dict[str, dict[str, str]]:
     """The names that we publish: group, name, distribution."""
-    names: dict[str, dict[str, str]] = json.loads(
-        Path(__file__).with_name("published.json").read_text("utf-8")
-    )
+    import json  # noqa: PLC0415 - "theory --help" reads nothing else of the kind
+
+    with open(os.path.join(os.path.dirname(__file__), "published.json"), encoding="utf-8") as stream:
+        names: dict[str, dict[str, str]] = json.load(stream)
     return names
 
 

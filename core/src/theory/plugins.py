@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass, is_dataclass
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +16,7 @@ from theory import discovery
 from theory.discovery import published as published  # noqa: PLC0414 - told from here to others, found there without pluggy
 from theory.errors import PluginFailed, TheoryError, UnknownAdapter
 from theory.hookspecs import HOOKS_OF_GROUP
+from theory.record import Record
 from theory.types import AdapterInfo, Finding, Image, Outcome, Processor
 
 if TYPE_CHECKING:
@@ -34,8 +35,7 @@ COMMANDS = "theory.commands"
 _KINDS = {ADAPTERS: "adapter", STORES: "store", ALWAYS_ON: "plugin"}
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(Record):
     """One line of ``theory plugins``."""
 
     group: str
@@ -156,9 +156,16 @@ class Plugins:
     Args:
         points: The installed entry points; two of one name in a group are refused when asked for.
         named: Plugins by ``group:name``, for tests and for programs that bring their own.
+        hidden: Finds entry points that are installed and left out; asked only to say so.
     """
 
-    def __init__(self, points: Iterable[EntryPoint] = (), named: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self,
+        points: Iterable[EntryPoint] = (),
+        named: Mapping[str, object] | None = None,
+        *,
+        hidden: Callable[[], Iterable[EntryPoint]] = tuple,
+    ) -> None:
         self._points: dict[tuple[str, str], list[EntryPoint]] = {}
         for point in points:
             self._points.setdefault((point.group, point.name), []).append(point)
@@ -167,13 +174,14 @@ class Plugins:
         }
         self._loaded: dict[tuple[str, str], Plugin] = {}
         self._adapters: dict[str, Adapter] = {}
+        self._hidden = hidden
         self._lock = threading.RLock()
 
     @classmethod
     def installed(cls, environ: Mapping[str, str] = os.environ) -> Plugins:
         """The plugins that this Python has."""
-        ours = frozenset(name for names in published().values() for name in names.values())
-        return cls(discovery.allowed(discovery.installed(), environ, ours))
+        hidden = discovery.installed if "THEORY_PLUGINS" in environ else tuple
+        return cls(discovery.allowed(discovery.installed(), environ), hidden=hidden)
 
     def names(self, group: str) -> list[str]:
         """The names in a group, sorted, without importing anything."""
@@ -319,11 +327,22 @@ class Plugins:
 
     def _unknown(self, group: str, name: str) -> UnknownAdapter:
         kind, have = _KINDS[group], self.names(group)
+        for point in self._hidden():
+            if (point.group, point.name) == (group, name):
+                return UnknownAdapter(
+                    f"the {kind} {name!r} is installed, but THEORY_PLUGINS leaves it out",
+                    hint=f"add {point.distribution} to THEORY_PLUGINS, or unset it",
+                )
+        from difflib import get_close_matches  # noqa: PLC0415 - only for a name that is wrong
+
         known = published().get(group, {})
+        near = get_close_matches(name.lower(), have, n=1, cutoff=0.75)
+        meant = f"did you mean {near[0]}?" if near and name not in known else ""
         installed = f"installed: {', '.join(have)}" if have else ""
         install = f"pip install {known[name]}" if name in known else ""
-        anything = "" if installed or install else "pip install " + " or ".join(known.values())
-        hint = "; ".join(filter(None, (install, installed, anything)))
+        folder = "file:///absolute/folder needs no plugin" if group == STORES else ""
+        anything = "" if installed or install or folder else "pip install " + " or ".join(known.values())
+        hint = "; ".join(filter(None, (install, meant, installed, folder, anything)))
         return UnknownAdapter(f"no {kind} {name[:100]!r} is installed", hint=hint)
 
 

@@ -8,12 +8,12 @@ clone could change what ``llm/litellm@1`` means behind one's back.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from theory.errors import PluginFailed, RegistryFault, UnknownRef
 from theory.plugins import REGISTRIES
+from theory.record import Record
 from theory.registry import FolderRegistry
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 Origin = Literal["named", "found", "installed"]
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Record):
     """One registry and how it came to be asked."""
 
     origin: Origin
@@ -37,8 +36,7 @@ class Source:
     root: Path | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolved(Record):
     """A processor, and how its registry came to be asked."""
 
     processor: Processor

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import IO, TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from theory.errors import UnknownRef
+from theory.record import Ordered, Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -39,8 +40,7 @@ MemoState: TypeAlias = Literal["miss", "hit", "off"]
 _REF = re.compile(r"([a-z0-9][a-z0-9_-]*)/([a-z0-9][a-z0-9_-]*)@([1-9][0-9]*)")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Ref:
+class Ref(Ordered):
     """The name of one version of a processor, ``namespace/name@version``.
 
     >>> Ref.parse("llm/litellm@1")
@@ -62,9 +62,12 @@ class Ref:
         """
         match = _REF.fullmatch(text)
         if match is None or len(text) > 255:  # noqa: PLR2004 - the longest name of a path segment, in bytes
+            plain = text.strip().lower()
+            near = next((ref for ref in (plain, f"{plain}@1") if _REF.fullmatch(ref)), "")
+            meant = f"did you mean {near}? " if near and len(near) <= 255 else ""  # noqa: PLR2004 - as above
             raise UnknownRef(
                 f"{text[:100]!r} is not a processor reference",
-                hint="write namespace/name@version, such as llm/litellm@1",
+                hint=f"{meant}write namespace/name@version, such as llm/litellm@1",
             )
         return cls(match[1], match[2], int(match[3]))
 
@@ -72,16 +75,14 @@ class Ref:
         return f"{self.namespace}/{self.name}@{self.version}"
 
 
-@dataclass(frozen=True, slots=True)
-class ImageSource:
+class ImageSource(Record):
     """Where a processor's image comes from: exactly one of the two."""
 
     dockerfile: str | None = None  # path below the entry's folder, which is the build context
     oci: str | None = None  # a reference, pinned by digest or a bare tag
 
 
-@dataclass(frozen=True, slots=True)
-class Runtime:
+class Runtime(Record):
     """What a command gets."""
 
     cpu: float = 1  # cores
@@ -91,8 +92,7 @@ class Runtime:
     network: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SecretNeeds:
+class SecretNeeds(Record):
     """The secrets that an entry asks for, by name."""
 
     required: tuple[str, ...] = ()
@@ -100,8 +100,7 @@ class SecretNeeds:
     deliver: Literal["file", "env"] | None = None  # None: the adapter's own safest way
 
 
-@dataclass(frozen=True, slots=True)
-class Processor:
+class Processor(Record):
     """One registry entry, checked."""
 
     ref: Ref
@@ -120,8 +119,7 @@ class Processor:
     tree: str  # of the folder without processor.yaml
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(Record):
     """What an entry's image means on this adapter, found out before anything runs."""
 
     id: str  # part of the memo key; see docs/reference/formats.md
@@ -130,8 +128,7 @@ class Image:
     python: str | None = None  # "3.11" where a known interpreter runs the command
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Artifact:
+class Artifact(Ordered):
     """Named bytes."""
 
     path: str  # world path
@@ -140,8 +137,7 @@ class Artifact:
     mime: str
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(Record):
     """One piece of work, complete: all that an adapter needs to know of a run."""
 
     execution_id: str
@@ -166,8 +162,7 @@ class Job:
         return f"{system or 'none'}_{arch or 'none'}_{python}_{ref.namespace}-{ref.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class Workspace:
+class Workspace(Record):
     """The folders of one execution on this machine."""
 
     root: Path  # inputs.json, artifacts/…, out/; gone after the run
@@ -185,8 +180,7 @@ class Workspace:
         return self.root / "out"
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Record):
     """How a command ended. A non-zero exit is an outcome, not an exception."""
 
     ended: Ended
@@ -199,8 +193,7 @@ class Outcome:
     message: str = ""  # more about the end, for people
 
 
-@dataclass(frozen=True, slots=True)
-class AdapterInfo:
+class AdapterInfo(Record):
     """What an adapter can do."""
 
     summary: str
@@ -210,8 +203,7 @@ class AdapterInfo:
     capacity: int = 1  # jobs that it can usefully run at once
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Record):
     """One line of ``theory doctor``."""
 
     subject: str
@@ -258,13 +250,16 @@ class Channel(Protocol):
         """Wait at most so long; True as soon as the run is cancelled: stop the work, answer within 10 s."""
 
 
-@dataclass(frozen=True, slots=True)
-class Staged:
-    """Bytes that core has written and named, ready to be moved into a store."""
+class Staged(Record):
+    """Bytes that core has named, ready to be taken into a store: either in a file or in memory.
+
+    Core keeps up to 64 KiB in memory; a store takes any size either way.
+    """
 
     cid: str
     size_bytes: int
-    path: Path  # a private file; ``Store.put`` may move it away
+    path: Path | None = None  # a private file in ``Store.staging``; ``Store.put`` may move it away
+    data: bytes | None = None  # all of them
 
 
 class Store(Protocol):
@@ -315,8 +310,7 @@ class Store(Protocol):
         """Every memo key, in no order."""
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(Record):
     """What a replay or an auditor needs to know of one execution."""
 
     execution_id: str
@@ -337,8 +331,7 @@ class Receipt:
     source_execution_id: str | None  # the execution whose outputs a memo hit reuses
 
 
-@dataclass(frozen=True, slots=True)
-class MemoRecord:
+class MemoRecord(Record):
     """What a later run of the same work needs to make its own names, index and receipt."""
 
     memo_key: str
@@ -350,8 +343,7 @@ class MemoRecord:
     cost_micro_usd: int  # of the execution that made it
 
 
-@dataclass(frozen=True, slots=True)
-class Success:
+class Success(Record):
     """The envelope of an execution that delivered."""
 
     execution_id: str
@@ -368,8 +360,7 @@ class Success:
         return 0
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Record):
     """The envelope of an execution that did not."""
 
     execution_id: str
