@@ -14,9 +14,16 @@ import pytest
 
 from core.bed import Call, Fake, done, good, house, write_entry
 from theory import Failure, Outcome, cid_of, hookimpl
+from theory.artifacts import lay_out, materialize
 from theory.cancel import Cancellation
+from theory.errors import Interrupted, Retry
+from theory.filestore import FileStore
+from theory.inputs import Attachment, Inputs
+from theory.types import Workspace
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from theory import Runner
 
 
@@ -168,6 +175,68 @@ def test_a_pipe_that_stays_empty_can_be_cancelled(tmp_path: Path, writer: bool) 
     assert time.monotonic() - began < 5
 
 
+def appended(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+def overwritten(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(b"other")
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, 3)
+
+
+@pytest.mark.parametrize("change", [appended, overwritten, cut])
+@pytest.mark.parametrize("size", [5, 100_000, 20_000_000], ids=["small", "several blocks", "large"])
+def test_an_attachment_that_is_changed_while_it_is_read_is_for_another_time(
+    tmp_path: Path, change: Callable[[Path], None], size: int
+) -> None:
+    path = tmp_path / "log.txt"
+    path.write_bytes(b"x" * size)
+    os.utime(path, (0, 0))
+    store = FileStore(tmp_path / "store")
+    _ = store.staging
+    asked: list[None] = []
+
+    def cancelled() -> bool:
+        if not asked:
+            change(path)
+        asked.append(None)
+        return False
+
+    unasked: Any = None  # the processor's schema comes later
+    inputs = Inputs({}, (Attachment("f", str(path), "log.txt"),), (), unasked)
+    with pytest.raises(Retry, match=r"Attachment .*/log.txt was changed while it was read") as caught:
+        materialize(inputs, store, fetch=lambda *_: None, lookup=lambda _: None, cancelled=cancelled)
+    assert "nothing writes to this file" in caught.value.hint
+    assert asked
+    assert os.listdir(store.staging) == []
+    assert list(store.list()) == []
+
+
+def test_laying_out_can_be_cancelled(tmp_path: Path) -> None:
+    (tmp_path / "in.bin").write_bytes(bytes(5_000_000))
+    calls: list[Call] = []
+
+    def act(call: Call) -> Outcome:
+        call.channel.started()
+        calls.append(call)
+        return done()
+
+    with house(tmp_path, Fake(act=act)) as runner:
+        good(attach(runner, tmp_path / "in.bin"))
+        (call,) = calls
+        workspace = Workspace(tmp_path / "work", tmp_path / "state", tmp_path / "cache")
+        workspace.root.mkdir()
+        answers = iter([False, False, True])
+        with pytest.raises(Interrupted, match="cancelled after"):
+            lay_out(call.job, workspace, runner.store, pretends=False, cancelled=lambda: next(answers))
+        assert [file for file in workspace.root.rglob("*") if file.is_file()] == [workspace.inputs]
+
+
 def test_standard_input_is_called_as_the_attachment(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.write(writing, b"from stdin")
@@ -251,16 +320,16 @@ def test_an_artifact_is_found_by_its_name_and_pinned_by_its_cid(tmp_path: Path) 
 
 @pytest.mark.parametrize("how", ["gone", "damaged"])
 def test_an_artifact_whose_bytes_are_not_whole_is_not_run_on(tmp_path: Path, how: str) -> None:
-    adapter = Fake()
+    adapter = Fake(files={"a.bin": b"x" * 100_000})  # too large for the store's database
     with house(tmp_path, adapter) as runner:
         made = good(runner.run("test/thing@1")).outputs[0]
-        digits = made.cid.removeprefix("b3:")
-        blob = tmp_path / "home" / "store" / "blobs" / "b3" / digits[:2] / digits
         if how == "gone":
-            blob.unlink()
+            runner.store.delete([made.cid])
         else:
+            digits = made.cid.removeprefix("b3:")
+            blob = tmp_path / "home" / "store" / "blobs" / "b3" / digits[:2] / digits
             blob.chmod(0o644)
-            blob.write_text("HELLO\n")
+            blob.write_bytes(b"X" * 100_000)
         envelope = refer(runner, made.path)
         assert (envelope.code, envelope.exit_code) == (
             ("ERR_ARTIFACT_NOT_FOUND", 2) if how == "gone" else ("ERR_INTEGRITY", 3)

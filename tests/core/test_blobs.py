@@ -2,17 +2,23 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
+import sqlite3
 import stat
+import subprocess
+import sys
 import tempfile
+import threading
+from contextlib import closing
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from theory import blobs
-from theory.canon import cid_of
+from theory.canon import cid_of, cid_of_stream
 from theory.errors import ArtifactNotFound, Damaged, Interrupted, StoreFailed
 from theory.filestore import FileStore
 
@@ -23,6 +29,7 @@ if TYPE_CHECKING:
 
 ABSENT = "b3:" + "00" * 32
 BIG = bytes(range(251)) * (3 * 1024 * 1024 // 251 + 1)  # over three blocks
+LARGE = BIG * 7  # what two threads copy
 SIZES = st.sampled_from(
     [0, 1, 4095, 65535, 65536, 65537, 1024 * 1024 - 1, 1024 * 1024 + 65536, 2 * 1024 * 1024]
 )
@@ -62,8 +69,13 @@ def path_of(store: FileStore, cid: str) -> Path:
 
 def damage(store: FileStore, cid: str, content: bytes) -> None:
     path = path_of(store, cid)
-    path.chmod(0o600)
-    path.write_bytes(content)
+    if path.exists():
+        path.chmod(0o600)
+        path.write_bytes(content)
+    else:  # a small one
+        with closing(sqlite3.connect(store.root / "small.db", isolation_level=None)) as raw:
+            raw.execute("UPDATE blobs SET data = ? WHERE name = ?", (content, bytes.fromhex(cid[3:])))
+            assert raw.execute("SELECT changes()").fetchone() == (1,)
 
 
 # ---------------------------------------------------------------- in
@@ -98,16 +110,26 @@ def test_what_is_staged_is_named_and_written_alike_from_every_source(
 ) -> None:
     data = BIG[:size]
     blob = stage(shared_store, data)
-    assert (blob.cid, blob.size_bytes, blob.path.read_bytes()) == (cid_of(data), len(data), data)
-    assert blob.path.parent == shared_store.staging
-    assert stat.S_IMODE(blob.path.stat().st_mode) == 0o600
-    blob.path.unlink()
+    assert (blob.cid, blob.size_bytes, blobs.content(blob)) == (cid_of(data), len(data), data)
+    assert (blob.path is None) == (size <= 65536)
+    if blob.path is None:
+        assert blob.data == data
+    else:
+        assert blob.path.parent == shared_store.staging
+        assert stat.S_IMODE(blob.path.stat().st_mode) == 0o600
+        blob.path.unlink()
+    assert not shared_store.staging.exists() or list(shared_store.staging.iterdir()) == []
+
+
+def test_what_is_staged_in_memory_makes_no_store(store: FileStore) -> None:
+    blobs.stage(store, b"small")
+    assert not store.root.exists()
 
 
 def test_a_stream_is_read_from_where_it_stands(store: FileStore) -> None:
     stream = io.BytesIO(b"header body")
     stream.seek(7)
-    assert blobs.stage(store, stream).path.read_bytes() == b"body"
+    assert blobs.stage(store, stream).data == b"body"
 
 
 def test_a_pipe_is_read_to_its_end(store: FileStore) -> None:
@@ -115,7 +137,7 @@ def test_a_pipe_is_read_to_its_end(store: FileStore) -> None:
     os.write(write_end, b"one")
     os.write(write_end, b"two")
     os.close(write_end)
-    assert blobs.stage(store, read_end).path.read_bytes() == b"onetwo"
+    assert blobs.stage(store, read_end).data == b"onetwo"
     os.close(read_end)
 
 
@@ -156,8 +178,183 @@ def test_ctrl_c_leaves_nothing(store: FileStore) -> None:
         raise KeyboardInterrupt("pressed")
 
     with pytest.raises(KeyboardInterrupt, match="pressed"):
-        blobs.stage(store, b"x", cancelled=pressed)
+        blobs.stage(store, BIG, cancelled=pressed)
     assert list(store.staging.iterdir()) == []
+
+
+@pytest.mark.parametrize("start", [0, 1, 5_000_000])
+def test_a_large_file_is_staged_from_where_it_stands(store: FileStore, tmp_path: Path, start: int) -> None:
+    (tmp_path / "large").write_bytes(LARGE)
+    with (tmp_path / "large").open("rb", buffering=0) as file:
+        file.seek(start)
+        blob = blobs.stage(store, file.fileno())
+        assert file.tell() == len(LARGE)
+    assert (blob.cid, blob.size_bytes) == (cid_of(LARGE[start:]), len(LARGE) - start)
+    assert blobs.content(blob) == LARGE[start:]
+
+
+def test_a_large_file_that_grows_while_it_is_staged_is_named_by_what_was_read(
+    store: FileStore, tmp_path: Path
+) -> None:
+    (tmp_path / "large").write_bytes(LARGE)
+    asked: list[None] = []
+
+    def grow() -> bool:
+        if len(asked) == 3:
+            with (tmp_path / "large").open("ab") as file:
+                file.write(BIG)
+        asked.append(None)
+        return False
+
+    with (tmp_path / "large").open("rb", buffering=0) as file:
+        blob = blobs.stage(store, file.fileno(), cancelled=grow)
+    assert (blob.cid, blobs.content(blob)) == (cid_of(LARGE + BIG), LARGE + BIG)
+
+
+def test_a_large_file_that_is_cancelled_leaves_neither_a_file_nor_a_thread(
+    store: FileStore, tmp_path: Path
+) -> None:
+    (tmp_path / "large").write_bytes(LARGE)
+    before = threading.active_count()
+    with (tmp_path / "large").open("rb") as file, pytest.raises(Interrupted, match="cancelled after"):
+        blobs.stage(store, file.fileno(), cancelled=cancelled_after(3))
+    assert list(store.staging.iterdir()) == []
+    assert threading.active_count() == before
+
+
+LIMITED = """
+import os, resource, sys
+from pathlib import Path
+from theory import blobs
+from theory.errors import StoreFailed
+from theory.filestore import FileStore
+store = FileStore(Path(sys.argv[1]))
+store.staging
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+try:
+    blobs.stage(store, 0)
+except StoreFailed as error:
+    print(error.message, error.hint, os.listdir(store.staging))
+"""
+
+
+@pytest.mark.parametrize("kind", ["a file", "a file of nothing but a hole", "a pipe"])
+def test_a_source_for_which_there_is_no_room_is_the_stores_failure(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "large").write_bytes(b"" if "hole" in kind else LARGE)
+    os.truncate(tmp_path / "large", len(LARGE))
+    command = [sys.executable, "-c", LIMITED, str(tmp_path / "store")]
+    if kind == "a pipe":
+        done = subprocess.run(command, input=LARGE, capture_output=True, check=True)
+    else:
+        with (tmp_path / "large").open("rb") as file:
+            done = subprocess.run(command, stdin=file, capture_output=True, check=True)
+    assert done.stdout.decode() == (
+        f"cannot write to {tmp_path}/store/tmp: File too large"
+        " raise the limit on the size of files (ulimit -f), or choose another one []\n"
+    )
+
+
+STAGED = """
+import os, sys
+from pathlib import Path
+from theory import blobs
+from theory.filestore import FileStore
+blobs.stage(FileStore(Path(sys.argv[1])), os.open(sys.argv[2], os.O_RDONLY))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: elsewhere all is read and written")
+def test_a_large_file_is_copied_by_the_kernel_and_on_its_way_to_the_disk_before_it_is_put(
+    tmp_path: Path,
+) -> None:
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+    (tmp_path / "large").write_bytes(LARGE)
+    calls = "trace=fallocate,sendfile,sync_file_range,write"
+    strace = ["strace", "-f", "-qq", "-e", calls, "-e", "signal=none", "-o", str(tmp_path / "trace")]
+    command = [sys.executable, "-c", STAGED, str(tmp_path / "store"), str(tmp_path / "large")]
+    subprocess.run([*strace, *command], check=True)
+    seen = [line.split()[1].partition("(")[0] for line in (tmp_path / "trace").read_text().splitlines()]
+    assert seen.count("fallocate") == 1
+    assert seen.count("sendfile") >= 3
+    assert seen.count("sync_file_range") == 3  # 21 MiB in windows of 8 MiB
+    assert seen.count("write") < 10  # the store's own files
+
+
+THROUGH = """
+import os, sys
+from pathlib import Path
+from theory import blobs
+from theory.filestore import FileStore
+
+def peak():
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+def through(source, folder):
+    descriptor = os.open(source, os.O_RDONLY)
+    staged = blobs.stage(store, descriptor)
+    os.close(descriptor)
+    store.put([staged])
+    blobs.verify(store, staged.cid)
+    blobs.clone(store, staged.cid, folder / "clone")
+    with open(os.devnull, "wb") as null:
+        blobs.copy_verified(store, staged.cid, null)
+    os.unlink(folder / "clone")
+    return staged.cid
+
+folder = Path(sys.argv[1])
+store = FileStore(folder / "store")
+through(folder / "small", folder)
+before = peak()
+print(through(folder / "large", folder), peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: /proc")
+def test_a_large_file_takes_little_memory_on_all_its_ways(tmp_path: Path) -> None:
+    (tmp_path / "small").write_bytes(BIG)
+    with (tmp_path / "large").open("wb") as file:
+        file.write(LARGE)  # with data as well as a hole
+        file.truncate(256 * 1024 * 1024)
+    command = [sys.executable, "-c", THROUGH, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    cid, grown = done.stdout.split()
+    with (tmp_path / "large").open("rb") as stream:
+        assert cid == cid_of_stream(stream)[0]
+    assert int(grown) < 16 * 1024 * 1024
+
+
+class Taken:
+    """A store that counts what each put takes."""
+
+    def __init__(self, staging: Path) -> None:
+        self.staging = staging
+        self.puts: list[int] = []
+
+    def put(self, staged: list[Staged]) -> None:
+        self.puts.append(len(staged))
+
+
+def test_many_small_blobs_are_put_once_they_hold_more_than_16_mib(tmp_path: Path) -> None:
+    taken: Any = Taken(tmp_path)
+    with blobs.Batch(taken) as batch:
+        for number in range(700):
+            data = b"%4d" % number * 16384  # 64 KiB
+            assert blobs.content(batch.add(blobs.stage(taken, data))) == data
+            assert sum(len(blob.data or b"") for blob in batch.staged) <= 16 * 1024 * 1024 + 65536
+        batch.put()
+    assert (taken.puts, batch.staged) == ([257, 257, 186], [])
+
+
+def test_leaving_a_batch_removes_what_no_put_took(tmp_path: Path) -> None:
+    taken: Any = Taken(tmp_path)
+    with pytest.raises(RuntimeError, match="pressed"), blobs.Batch(taken) as batch:  # noqa: PT012 - the batch is the test
+        batch.add(blobs.stage(taken, BIG))
+        batch.add(blobs.stage(taken, b"small"))
+        assert len(list(tmp_path.iterdir())) == 1
+        raise RuntimeError("pressed")
+    assert (taken.puts, list(tmp_path.iterdir())) == ([], [])
 
 
 # ---------------------------------------------------------------- out
@@ -270,6 +467,49 @@ def test_a_stream_that_fails_to_read_is_the_stores_failure() -> None:
         stream: IO[bytes] = Failing()  # type: ignore[assignment]  # a stream as a store may give it
         with pytest.raises(StoreFailed, match=r"cannot read blob .* in s3://bucket: Input/output error"):
             use(blobs.VerifiedReader(stream, ABSENT, "s3://bucket"))
+
+
+class Reluctant(io.RawIOBase):
+    """A stream without a buffer that takes less than it is given, as a pipe may."""
+
+    def __init__(self) -> None:
+        self.taken = bytearray()
+
+    def write(self, data: Any) -> int:
+        self.taken += data[:70_001]
+        return min(len(data), 70_001)
+
+
+def test_a_stream_that_takes_less_gets_the_rest(store: FileStore) -> None:
+    dest: Any = Reluctant()
+    assert blobs.copy_verified(store, put(store, BIG), dest) == len(BIG)
+    assert dest.taken == BIG
+
+
+def cancelled_after(blocks: int) -> Callable[[], bool]:
+    answers = iter([False] * blocks)
+    return lambda: next(answers, True)
+
+
+@pytest.mark.parametrize("size", [1000, len(BIG), len(LARGE)], ids=["small", "several blocks", "large"])
+@pytest.mark.parametrize("blocks", [0, 1, 2])
+def test_a_cancelled_way_out_stops_at_the_next_block(
+    store: FileStore, tmp_path: Path, size: int, blocks: int
+) -> None:
+    cid = put(store, LARGE[:size])
+    if size <= 65536:
+        blocks = 0
+    dest = io.BytesIO()
+    ways: tuple[Callable[[Callable[[], bool]], object], ...] = (
+        lambda cancelled: blobs.verify(store, cid, cancelled=cancelled),
+        lambda cancelled: blobs.copy_verified(store, cid, dest, cancelled=cancelled),
+        lambda cancelled: blobs.clone(store, cid, tmp_path / "clone", cancelled=cancelled),
+    )
+    for way in ways:
+        with pytest.raises(Interrupted, match="cancelled after"):
+            way(cancelled_after(blocks))
+    assert len(dest.getvalue()) <= blocks * 1024 * 1024
+    assert not (tmp_path / "clone").exists()
 
 
 def test_closing_a_reader_closes_the_stream_below() -> None:

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 from theory import blobs, durable, paths
 from theory.canon import canonical
-from theory.errors import ArtifactNotFound, AttachmentNotFound, BadInputs, StoreFailed
+from theory.errors import ArtifactNotFound, AttachmentNotFound, BadInputs, Retry, StoreFailed
 from theory.mime import mime_of
 from theory.pipes import Pipe
-from theory.types import Artifact, Staged
+from theory.types import Artifact
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from theory.inputs import Attachment, Inputs, Reference
-    from theory.types import Job, JsonObject, Store, Workspace
+    from theory.types import Job, JsonObject, Staged, Store, Workspace
 
 
 def materialize(
@@ -41,25 +41,29 @@ def materialize(
 
     Raises:
         AttachmentNotFound, ArtifactNotFound, BadInputs: Which one, and where.
+        Retry: An attachment was changed while it was read.
         StoreFailed: The store takes no more.
+        Interrupted: ``cancelled`` said so.
     """
     found: dict[Attachment | Reference, Artifact] = {}
-    staged: list[Staged] = []
-    try:
+    with blobs.Batch(store) as batch:
         for attachment in inputs.attachments:
-            blob = _staged(attachment, store, fetch, cancelled)
-            staged.append(blob)
+            blob = batch.add(_staged(attachment, store, fetch, cancelled))
             found[attachment] = _artifact(blob.cid, attachment.basename, blob.size_bytes)
-        store.put(staged)
-    finally:
-        for blob in staged:
-            blob.path.unlink(missing_ok=True)
+        batch.put()
     for reference in inputs.references:
         found[reference] = _referred(reference, store, lookup)
     return inputs.with_artifacts(found), tuple(sorted(set(found.values())))
 
 
-def lay_out(job: Job, workspace: Workspace, store: Store, *, pretends: bool) -> None:
+def lay_out(
+    job: Job,
+    workspace: Workspace,
+    store: Store,
+    *,
+    pretends: bool,
+    cancelled: Callable[[], bool] | None = None,
+) -> None:
     """Make the workspace complete: the inputs, and each input file at its world path, read-only and verified.
 
     An adapter that pretends reads no file of it, so it gets none.
@@ -67,16 +71,21 @@ def lay_out(job: Job, workspace: Workspace, store: Store, *, pretends: bool) -> 
     Raises:
         Damaged: The store's copy is not what its cid says.
         StoreFailed: The workspace cannot be written.
+        Interrupted: ``cancelled`` said so.
     """
+    folders: set[str] = set()
     try:
         workspace.inputs.write_bytes(canonical(job.inputs))
         if pretends:
             return
         workspace.cache.mkdir(parents=True, exist_ok=True, mode=0o700)
         for artifact in job.artifacts:
-            target = workspace.root / artifact.path.lstrip("/")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            blobs.clone(store, artifact.cid, target, mode=0o444)
+            target = f"{workspace.root}{artifact.path}"
+            folder = os.path.dirname(target)
+            if folder not in folders:
+                os.makedirs(folder, exist_ok=True)
+                folders.add(folder)
+            blobs.clone(store, artifact.cid, target, mode=0o444, cancelled=cancelled)
     except OSError as error:
         raise durable.refusal(
             StoreFailed, f"cannot write to the workspace {workspace.root}", error
@@ -130,9 +139,18 @@ def _from_file(file: Path, source: str, store: Store, cancelled: Callable[[], bo
 
 def _from_descriptor(descriptor: int, shown: str, store: Store, cancelled: Callable[[], bool]) -> Staged:
     try:
-        kind = os.fstat(descriptor).st_mode
+        found = os.fstat(descriptor)
+        kind = found.st_mode
         if stat.S_ISREG(kind):
-            return blobs.stage(store, descriptor, cancelled=cancelled)
+            blob = blobs.stage(store, descriptor, cancelled=cancelled)
+            if _stamp(os.fstat(descriptor)) != _stamp(found):
+                if blob.path is not None:
+                    durable.discard(blob.path)
+                raise Retry(
+                    f"Attachment {shown} was changed while it was read",
+                    hint="run it again when nothing writes to this file, or attach a copy",
+                )
+            return blob
         if stat.S_ISDIR(kind):
             raise AttachmentNotFound(
                 f"Attachment {shown} is a directory", hint="attach a file, or an archive of it"
@@ -147,6 +165,11 @@ def _from_descriptor(descriptor: int, shown: str, store: Store, cancelled: Calla
         raise AttachmentNotFound(
             f"Attachment file {shown} cannot be read: {error.strerror or error}", hint="check the file"
         ) from None
+
+
+def _stamp(found: os.stat_result) -> tuple[int, int, int]:
+    """What every write to a file changes."""
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _referred(reference: Reference, store: Store, lookup: Callable[[str], Artifact | None]) -> Artifact:

@@ -9,34 +9,35 @@ from __future__ import annotations
 import errno
 import io
 import os
-import sys
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from theory import durable
-from theory.canon import Hasher
+from theory import copies, durable
+from theory.canon import Hasher, cid_of
 from theory.errors import Damaged, Interrupted, StoreFailed
 from theory.types import Staged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from theory.types import Store
 
 BLOCK_BYTES = 1024 * 1024  # read, hashed and written at a time: all the memory that a file of any size takes
+MEMORY_BYTES = 64 * 1024  # what is staged in memory at most; a file costs more than so few bytes
+HELD_BYTES = 16 * 1024 * 1024  # of many such in one batch, before they are put
 _BUFFER_BYTES = 64 * 1024  # the first block, and what a reader holds for those who ask for less at a time
-_FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def stage(
     store: Store, source: bytes | IO[bytes] | int, *, cancelled: Callable[[], bool] | None = None
 ) -> Staged:
-    """Write a private file for ``Store.put`` and name it, in one pass over the source.
+    """Name the bytes for ``Store.put``, in one pass over the source: up to 64 KiB in memory, more in a file.
 
     Args:
-        store: Where the bytes will go; the file is made in its staging folder.
+        store: Where the bytes will go; a file is made in its staging folder.
         source: The bytes themselves; or a stream or a descriptor, read from where it stands to its end.
         cancelled: Asked before each block of 1 MiB.
 
@@ -44,19 +45,35 @@ def stage(
         StoreFailed: The staging folder does not take it; nothing of it is left there.
         Interrupted: ``cancelled`` said so; nothing of it is left there.
     """
+    head = source if isinstance(source, bytes) else _head(source, cancelled)
+    if len(head) <= MEMORY_BYTES:
+        data = bytes(head)
+        return Staged(cid_of(data), len(data), data=data)
     folder = store.staging
     writing = f"cannot write to {folder}"
     hasher = Hasher()
     with _worded(writing):
         descriptor, path = durable.create(folder)
+
+    def take(block: memoryview | bytes) -> None:
+        if cancelled is not None and cancelled():
+            raise Interrupted(f"cancelled after {hasher.size_bytes:,} bytes")
+        hasher.update(block)
+
     try:
         try:
-            for block in (source,) if isinstance(source, bytes) else _blocks(source):
-                if cancelled is not None and cancelled():
-                    raise Interrupted(f"cancelled after {hasher.size_bytes:,} bytes")
-                hasher.update(block)
+            if isinstance(source, int) and _rewind(source, len(head)):
+                head = b""
+                with _worded(writing):
+                    copies.follow(source, descriptor, take, durably=True)
+            begun = hasher.size_bytes  # so far the disk has been told to write
+            for block in chain((head,), () if isinstance(source, bytes) else _blocks(source)):
+                take(block)
                 with _worded(writing):
                     durable.write_all(descriptor, block)
+                    if hasher.size_bytes - begun >= copies.LARGE_BYTES:
+                        copies.begin_sync(descriptor, begun, hasher.size_bytes - begun)
+                        begun = hasher.size_bytes
         finally:
             with _worded(writing):
                 os.close(descriptor)
@@ -64,6 +81,62 @@ def stage(
         durable.discard(path)
         raise
     return Staged(hasher.cid, hasher.size_bytes, Path(path))
+
+
+class Batch:
+    """What is staged and waits for one ``put``; past 16 MiB in memory it does not wait.
+
+    What an early put took is unlisted and harmless if the rest fails. Leaving the ``with`` block removes the
+    files that no put took.
+    """
+
+    def __init__(self, store: Store, staged: Iterable[Staged] = ()) -> None:
+        self._store = store
+        self._held = 0
+        self.staged = list(staged)
+
+    def __enter__(self) -> Batch:  # noqa: PYI034 - typing.Self is newer than our oldest Python
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.discard()
+
+    def add(self, blob: Staged) -> Staged:
+        """Take one more; it can be read until the next is added.
+
+        Raises:
+            StoreFailed: The store refused what had to be put first.
+        """
+        if self._held > HELD_BYTES:
+            self.put()
+        self.staged.append(blob)
+        if blob.data is not None:
+            self._held += len(blob.data)
+        return blob
+
+    def put(self) -> None:
+        """Put all that waits.
+
+        Raises:
+            StoreFailed: The store refused.
+        """
+        try:
+            self._store.put(self.staged)
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Forget what waits, and remove its files."""
+        for blob in self.staged:
+            if blob.path is not None:
+                durable.discard(blob.path)
+        self.staged.clear()
+        self._held = 0
+
+
+def content(blob: Staged) -> bytes:
+    """All bytes of what is staged and not put yet."""
+    return (blob.data or b"") if blob.path is None else blob.path.read_bytes()
 
 
 def read_verified(store: Store, cid: str) -> IO[bytes]:
@@ -82,27 +155,38 @@ def read_verified(store: Store, cid: str) -> IO[bytes]:
     return io.BufferedReader(_opened(store, cid), _BUFFER_BYTES)
 
 
-def verify(store: Store, cid: str) -> int:
-    """Read a whole blob for nothing but its cid; its size in bytes. Errors as for ``read_verified``."""
-    with _opened(store, cid) as blob:
+def verify(store: Store, cid: str, *, cancelled: Callable[[], bool] | None = None) -> int:
+    """Read a whole blob for nothing but its cid; its size in bytes.
+
+    Errors as for ``read_verified``; and Interrupted, when ``cancelled``, asked before each block, says so.
+    """
+    with _opened(store, cid, cancelled) as blob:
         return sum(map(len, _blocks(blob)))
 
 
-def copy_verified(store: Store, cid: str, dest: IO[bytes]) -> int:
+def copy_verified(
+    store: Store, cid: str, dest: IO[bytes], *, cancelled: Callable[[], bool] | None = None
+) -> int:
     """Write a blob to a stream; its size in bytes.
 
-    Errors as for ``read_verified``: when it is found damaged, the stream has it all.
+    Errors as for ``verify``: when it is found damaged, the stream has it all.
     """
-    with _opened(store, cid) as blob:
-        size_bytes = 0
+    with _opened(store, cid, cancelled) as blob:
         for block in _blocks(blob):
-            dest.write(block)
-            size_bytes += len(block)
-        return size_bytes
+            written = dest.write(block)
+            while written < len(block):  # a stream without a buffer may take less
+                written += dest.write(block[written:])
+        return blob.size_bytes
 
 
 def clone(
-    store: Store, cid: str, dest: Path | str, *, mode: int | None = None, dir_fd: int | None = None
+    store: Store,
+    cid: str,
+    dest: Path | str,
+    *,
+    mode: int | None = None,
+    dir_fd: int | None = None,
+    cancelled: Callable[[], bool] | None = None,
 ) -> int:
     """Make a new file of a blob: sharing its extents (a reflink) if the disk can, else copied; no hard link.
 
@@ -114,6 +198,7 @@ def clone(
         dest: The file to make; whatever is there already, a dangling link too, is FileExistsError.
         mode: Exactly this one; None: 0666 less the umask.
         dir_fd: An open folder to which ``dest`` is relative, for those who distrust the way there.
+        cancelled: Asked before each block of 1 MiB.
 
     Returns:
         The size in bytes.
@@ -122,12 +207,16 @@ def clone(
         ArtifactNotFound: The blob is not in the store.
         Damaged: The content is not what the cid names; the file is gone again.
         StoreFailed: The store cannot read it; the file is gone again.
+        Interrupted: ``cancelled`` said so; the file is gone again.
     """
-    with _opened(store, cid) as blob:
+    with _opened(store, cid, cancelled) as blob:
         descriptor = os.open(dest, _NEW, 0o666 if mode is None else durable.PRIVATE_FILE, dir_fd=dir_fd)
         try:
             try:
-                size_bytes = _fill(descriptor, blob)
+                if (source := _file(blob.stream)) is not None:
+                    copies.follow(source, descriptor, blob.take)  # the copy is what must be proved
+                for block in _blocks(blob):
+                    durable.write_all(descriptor, block)
                 if mode is not None:
                     os.fchmod(descriptor, mode)
             finally:
@@ -135,7 +224,7 @@ def clone(
         except BaseException:
             durable.discard(dest, dir_fd=dir_fd)
             raise
-        return size_bytes
+        return blob.size_bytes
 
 
 class VerifiedReader(io.RawIOBase):
@@ -145,19 +234,38 @@ class VerifiedReader(io.RawIOBase):
         stream: What to read; closing the reader closes it.
         cid: What the content should be.
         place: The store's URL, for the words of an error.
+        cancelled: Asked before each block that is read.
     """
 
-    def __init__(self, stream: IO[bytes], cid: str, place: str) -> None:
+    def __init__(
+        self, stream: IO[bytes], cid: str, place: str, cancelled: Callable[[], bool] | None = None
+    ) -> None:
         super().__init__()
         self.stream = stream
         self._cid = cid
         self._place = place
+        self._cancelled = cancelled
         self._hasher = Hasher()
         self._reading = f"cannot read blob {cid} in {place}"
+
+    @property
+    def size_bytes(self) -> int:
+        """How much was delivered."""
+        return self._hasher.size_bytes
 
     def readable(self) -> bool:
         """Always."""
         return True
+
+    def take(self, block: memoryview | bytes) -> None:
+        """Count bytes as delivered that came another way.
+
+        Raises:
+            Interrupted: ``cancelled`` said so.
+        """
+        if self._cancelled is not None and self._cancelled():
+            raise Interrupted(f"cancelled after {self.size_bytes:,} bytes")
+        self._hasher.update(block)
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # what io hands over
         """Fill the buffer as far as the stream does; 0 at the end, once the content is proved.
@@ -170,7 +278,7 @@ class VerifiedReader(io.RawIOBase):
         with _worded(self._reading):
             count = _readinto(self.stream, view)
         if count:
-            self._hasher.update(view[:count])
+            self.take(view[:count])
         elif len(view):
             self._prove()
         return count
@@ -179,7 +287,7 @@ class VerifiedReader(io.RawIOBase):
         """Everything up to the end, proved. Errors as for ``readinto``."""
         with _worded(self._reading):
             rest = self.stream.read()
-        self._hasher.update(rest)
+        self.take(rest)
         self._prove()
         return rest
 
@@ -196,35 +304,37 @@ class VerifiedReader(io.RawIOBase):
             )
 
 
-def _opened(store: Store, cid: str) -> VerifiedReader:
-    return VerifiedReader(store.open(cid), cid, store.url)
+def _opened(store: Store, cid: str, cancelled: Callable[[], bool] | None = None) -> VerifiedReader:
+    return VerifiedReader(store.open(cid), cid, store.url, cancelled)
 
 
-def _fill(descriptor: int, blob: VerifiedReader) -> int:
-    if _reflink(blob.stream, descriptor):
-        # The copy is what must be proved: the blob's own bytes are not looked at.
-        blob.stream.close()
-        blob.stream = open(os.dup(descriptor), "rb", buffering=0)  # noqa: SIM115 - blob closes it
-        return sum(map(len, _blocks(blob)))
-    size_bytes = 0
-    for block in _blocks(blob):
-        durable.write_all(descriptor, block)
-        size_bytes += len(block)
-    return size_bytes
+def _file(stream: IO[bytes]) -> int | None:
+    """The descriptor of what is plainly a file: other streams have a fileno too."""
+    raw = stream.raw if isinstance(stream, io.BufferedReader) else stream
+    return raw.fileno() if isinstance(raw, io.FileIO) else None
 
 
-def _reflink(source: IO[bytes], descriptor: int) -> bool:
-    """Share the extents of a whole file; only of what is plainly a file: other streams have a fileno too."""
-    raw = source.raw if isinstance(source, io.BufferedReader) else source
-    if sys.platform != "linux" or not isinstance(raw, io.FileIO):
-        return False
-    import fcntl  # noqa: PLC0415 - most runs clone nothing
-
+def _rewind(descriptor: int, size_bytes: int) -> bool:
+    """Go back by so many bytes; not in a pipe."""
     try:
-        fcntl.ioctl(descriptor, _FICLONE, raw.fileno())
-    except OSError:  # another file system, or one that cannot share: the copy will say what is really wrong
+        os.lseek(descriptor, -size_bytes, os.SEEK_CUR)
+    except OSError:
         return False
     return True
+
+
+def _head(source: IO[bytes] | int, cancelled: Callable[[], bool] | None) -> memoryview:
+    """The first bytes of a source: all of them, unless they are more than ``MEMORY_BYTES``."""
+    buffer = memoryview(bytearray(MEMORY_BYTES + 1))
+    size_bytes = 0
+    while size_bytes < len(buffer):
+        if cancelled is not None and cancelled():
+            raise Interrupted(f"cancelled after {size_bytes:,} bytes")
+        count = _readinto(source, buffer[size_bytes:])
+        if not count:
+            break
+        size_bytes += count
+    return buffer[:size_bytes]
 
 
 def _blocks(source: IO[bytes] | io.RawIOBase | int) -> Iterator[memoryview]:

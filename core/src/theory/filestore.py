@@ -1,51 +1,68 @@
 # Paths are text here: making a Path costs more than most of these calls.
 """The store that core brings along: a folder on this machine, ``file:///absolute/folder``.
 
-    format               the layout's version; written last, so it stands for all the folders
-    blobs/b3/ab/abcd…    one blob, mode 0444: the first two of its 64 hex digits, then all of them
-    memo/ab/abcd…        one memo record, by its key
+    format               the layout's version; written last, so it stands for all the rest
+    small.db             the blobs of up to 64 KiB and the memo records, in SQLite; with files beside it
+    blobs/b3/ab/abcd…    each larger blob, mode 0444: the first two of its 64 hex digits, then all of them
     tmp/                 private files on their way in; what a crash leaves here is nobody's
 
-Order of a write (design 8): every file is synced, each is moved to its name, each touched folder is synced,
-with its parent where this process does not know that its name lasts; then it is relied on.
+Order of a write (design 8): every large file is synced, each is moved to its name, each touched folder is
+synced, with its parent where this process does not know that its name lasts; then all small ones are
+committed at once; then it is relied on. See docs/decisions/0006-small-blobs-in-sqlite.md.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from theory import durable
+from theory import durable, staged
 from theory.canon import CID
 from theory.errors import ArtifactNotFound, StoreFailed, Usage
 from theory.hookspecs import hookimpl
+from theory.rows import SCHEMA, Rows
+from theory.sqlite import Database, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from theory.types import Staged, Store
 
-VERSION = 1
+VERSION = 2
+SMALL_BYTES = 64 * 1024  # what goes into the database: one size alone decides, so a blob is in one place
 _FORMAT = f"theory file store {VERSION}\n"
 _FORMAT_LINE = re.compile(rb"theory file store ([1-9][0-9]{0,8})\n?")
-_OURS = frozenset({"format", "blobs", "memo", "tmp"})
+_DATABASE = "small.db"
+_OURS = frozenset(
+    {"format", "blobs", "tmp"} | {_DATABASE + end for end in ("", "-wal", "-shm", "-journal", "-lock")}
+)
 _MODE = 0o444
 _SHARD = re.compile(r"[0-9a-f]{2}")
 _NAME = re.compile(r"[0-9a-f]{64}")
 # Not blocking, because a pipe that somebody put there must not hang us.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _PREFIX = len("b3:")
+_LAYOUT = Layout(
+    application_id=0x74687373,  # "thss"
+    version=1,
+    schema=(SCHEMA.format("blobs"), SCHEMA.format("memo")),
+    noun="the store's database",
+    failed=StoreFailed,
+    elsewhere="choose another store with --store",
+)
+_MEMO_KEY = "a memo key"
 _ELSEWHERE = "choose an empty folder, or one that does not exist yet"
 
 
 class FileStore:
-    """Blobs and memo records as files below one folder; it is made by the first write.
+    """Blobs and memo records below one folder; it is made by the first write.
 
-    A blob that is put again replaces the one that is there: same name, same bytes, so it heals a damaged one.
+    A blob that is put again replaces what is there, unless it is the same: so it heals a damaged one.
 
     Args:
         root: The folder; relative to the working directory of now, if it is relative.
@@ -58,7 +75,8 @@ class FileStore:
         self.root = root.absolute()
         self._staging = self.root / "tmp"
         self._blobs = f"{self.root}/blobs/b3"
-        self._memo = f"{self.root}/memo"
+        self._database = Database(self.root / _DATABASE, _LAYOUT)
+        self._small, self._memo = Rows(self._database, "blobs"), Rows(self._database, "memo")
         self._durable: set[str] = set()  # folders whose name in their parent survives a power failure
         self._has_format = self._read_format()
         self._is_ready = False
@@ -82,17 +100,23 @@ class FileStore:
     def put(self, blobs: Sequence[Staged]) -> None:
         """Take all of these; they are durable when this returns, those that were here already too.
 
-        When it fails, no file of theirs is left in ``staging``. Blobs that were moved by then stay, whole.
+        When it fails, no file of theirs is left in ``staging``; large blobs that were moved by then stay.
 
         Raises:
             StoreFailed: A blob is not as it was staged, or the disk refuses.
+            Retry: Another process has kept the database locked for 30 s.
         """
         self._make_ready()
         try:
-            self._commit({self._blob(blob.cid): (str(blob.path), blob.size_bytes) for blob in blobs})
-        finally:  # those that failed, and those that another of the same name made needless
+            small = {_key(blob.cid): blob for blob in blobs if blob.size_bytes <= SMALL_BYTES}
+            large = {self._path(blob.cid): blob for blob in blobs if blob.size_bytes > SMALL_BYTES}
+            if large:
+                self._put_files(large)
+            if small:
+                self._small.set(lambda: ((name, staged.content(blob)) for name, blob in small.items()))
+        finally:
             for blob in blobs:
-                if blob.path.parent == self._staging:
+                if blob.path is not None and blob.path.parent == self._staging:
                     durable.discard(blob.path)
 
     def open(self, cid: str) -> IO[bytes]:
@@ -102,7 +126,10 @@ class FileStore:
             ArtifactNotFound: The blob is not here.
             StoreFailed: It cannot be read.
         """
-        descriptor = self._open(self._blob(cid))
+        data = self._small.get(_key(cid))
+        if data is not None:
+            return io.BytesIO(data)
+        descriptor = self._open(self._path(cid))
         if descriptor is None:
             raise ArtifactNotFound(
                 f"blob {cid} is not in {self.url}",
@@ -112,16 +139,27 @@ class FileStore:
 
     def has(self, cids: Iterable[str]) -> frozenset[str]:
         """Which of these are here; whether they are whole, reading tells."""
-        return frozenset(cid for cid in cids if self._is_file(self._blob(cid)))
+        names = {_key(cid): cid for cid in cids}
+        small = self._small.found(names)
+        return frozenset(
+            cid for name, cid in names.items() if name in small or self._is_file(self._path(cid))
+        )
 
     def delete(self, cids: Iterable[str]) -> None:
         """Remove these; one that is not here is none of its business, and neither is what is no file."""
-        for path in [self._blob(cid) for cid in cids]:
-            self._remove(path)
+        names = {_key(cid): cid for cid in cids}
+        self._small.delete(names)
+        for cid in names.values():
+            path = self._path(cid)
+            if self._is_file(path):
+                with self._worded("delete from"), suppress(FileNotFoundError):
+                    os.unlink(path)
 
     def list(self) -> Iterator[tuple[str, int]]:
         """Every blob's cid and size in bytes, in no order; what we did not write is passed over."""
-        for entry in self._scan(self._blobs):
+        for name, size_bytes in self._small.list():
+            yield f"b3:{name.hex()}", size_bytes
+        for entry in self._scan():
             try:
                 yield f"b3:{entry.name}", entry.stat(follow_symlinks=False).st_size
             except FileNotFoundError:
@@ -133,53 +171,37 @@ class FileStore:
         Raises:
             StoreFailed: It cannot be read.
         """
-        descriptor = self._open(self._record(key))
-        if descriptor is None:
-            return None
-        with self._worded("read"), open(descriptor, "rb") as record:
-            return record.read()
+        return self._memo.get(_key(key, _MEMO_KEY))
 
     def memo_set(self, key: str, record: bytes) -> None:
         """Set the record of this memo key, durably; the last one wins, and nobody sees half of it.
 
         Raises:
-            StoreFailed: The disk refuses; the record is the old one, or the new if only the last sync failed.
+            StoreFailed: The disk refuses; the record is the old one.
+            Retry: Another process has kept the database locked for 30 s.
         """
-        path = self._record(key)
-        with self._worded("write to"):
-            descriptor, temp = durable.create(self.staging)
-            try:
-                try:
-                    durable.write_all(descriptor, record)
-                finally:
-                    os.close(descriptor)
-                self._commit({path: (temp, len(record))})
-            except BaseException:
-                durable.discard(temp)
-                raise
+        name = _key(key, _MEMO_KEY)
+        self._make_ready()
+        self._memo.set(lambda: [(name, record)])
 
     def memo_delete(self, key: str) -> None:
         """Remove the record of this memo key, if there is one."""
-        self._remove(self._record(key))
+        self._memo.delete([_key(key, _MEMO_KEY)])
 
     def memo_list(self) -> Iterator[str]:
         """Every memo key, in no order."""
-        for entry in self._scan(self._memo):
-            yield f"b3:{entry.name}"
+        for name, _ in self._memo.list():
+            yield f"b3:{name.hex()}"
 
-    # ------------------------------------------------------------ names
+    def close(self) -> None:
+        """Close the database, as the end of the process would; a later use opens it again."""
+        self._database.close()
 
-    def _blob(self, cid: str) -> str:
-        if CID.fullmatch(cid) is None:
-            raise StoreFailed(f"{cid[:100]!r} is not a cid", hint="a cid is b3: and 64 hex digits")
-        return f"{self._blobs}/{cid[_PREFIX : _PREFIX + 2]}/{cid[_PREFIX:]}"
+    # ------------------------------------------------------------ large ones: files
 
-    def _record(self, key: str) -> str:
-        if CID.fullmatch(key) is None:
-            raise StoreFailed(f"{key[:100]!r} is not a memo key", hint="a memo key is b3: and 64 hex digits")
-        return f"{self._memo}/{key[_PREFIX : _PREFIX + 2]}/{key[_PREFIX:]}"
-
-    # ------------------------------------------------------------ reading
+    def _path(self, cid: str) -> str:
+        name = _key(cid).hex()
+        return f"{self._blobs}/{name[:2]}/{name}"
 
     def _open(self, path: str) -> int | None:
         """A descriptor of a regular file; None where there is none: a link or a pipe is not ours."""
@@ -198,9 +220,9 @@ class FileStore:
             except (FileNotFoundError, NotADirectoryError):
                 return False
 
-    def _scan(self, top: str) -> Iterator[os.DirEntry[str]]:
+    def _scan(self) -> Iterator[os.DirEntry[str]]:
         with self._worded("list"):
-            for shard in _entries(top):
+            for shard in _entries(self._blobs):
                 if _SHARD.fullmatch(shard.name):
                     for entry in _entries(shard.path):
                         ours = _NAME.fullmatch(entry.name) and entry.name.startswith(shard.name)
@@ -220,10 +242,13 @@ class FileStore:
             raise StoreFailed(
                 f"{self.root} is no store of theory: its file format says otherwise", hint=_ELSEWHERE
             )
-        if int(found[1]) > VERSION:
+        version = int(found[1])
+        if version != VERSION:
             raise StoreFailed(
-                f"the store {self.root} has layout {int(found[1])}, and this theory knows {VERSION} at most",
-                hint="pip install --upgrade theory-core, or choose another store with --store",
+                f"the store {self.root} has layout {version}, and this theory knows {VERSION}",
+                hint="pip install --upgrade theory-core, or choose another store with --store"
+                if version > VERSION
+                else "move it away, or choose another store with --store",
             )
         return True
 
@@ -251,22 +276,41 @@ class FileStore:
             raise StoreFailed(
                 f"{self.root} is no store and not empty: it holds {foreign[0]!r}", hint=_ELSEWHERE
             )
-        for name in ("blobs", "blobs/b3", "memo", "tmp"):
+        for name in ("blobs", "blobs/b3", "tmp"):
             durable.make_folder(self.root / name, durable.PRIVATE_FOLDER)
         for folder in (self.root.parent, self.root / "blobs"):  # the root itself is synced with format
             self._sync_folder(str(folder))
+        self._database.open()
         durable.write_file(self.root / "format", _FORMAT.encode(), mode=_MODE, through=self._staging)
 
-    def _commit(self, moves: dict[str, tuple[str, int]]) -> None:
-        """Make files durable at their names, as one batch: by path, the temp and its size in bytes."""
-        with self._worded("write to"):
-            for temp, size_bytes in moves.values():
-                _seal(temp, size_bytes)
-            folders = {self._move(temp, path) for path, (temp, _) in moves.items()}
-            fresh = folders - self._durable
-            for folder in folders | {os.path.dirname(folder) for folder in fresh}:
-                self._sync_folder(folder)
-            self._durable |= fresh
+    def _put_files(self, blobs: dict[str, Staged]) -> None:
+        """Make files durable at these paths, as one batch."""
+        temps: dict[str, str] = {}
+        try:
+            with self._worded("write to"):
+                for path, blob in blobs.items():
+                    temps[path] = self._written(blob) if blob.path is None else str(blob.path)
+                    staged.seal(temps[path], blob.size_bytes)
+                folders = {self._move(temp, path) for path, temp in temps.items()}
+                fresh = folders - self._durable
+                for folder in folders | {os.path.dirname(folder) for folder in fresh}:
+                    self._sync_folder(folder)
+                self._durable |= fresh
+        finally:
+            for path, temp in temps.items():
+                if blobs[path].path is None:
+                    durable.discard(temp)
+
+    def _written(self, blob: Staged) -> str:
+        descriptor, temp = durable.create(self._staging)
+        try:
+            durable.write_all(descriptor, blob.data or b"")
+        except BaseException:
+            durable.discard(temp)
+            raise
+        finally:
+            os.close(descriptor)
+        return temp
 
     def _sync_folder(self, folder: str) -> None:
         try:
@@ -288,14 +332,6 @@ class FileStore:
             durable.make_folder(folder, durable.PRIVATE_FOLDER)
             os.replace(temp, path)
         return folder
-
-    def _remove(self, path: str) -> None:
-        if self._is_file(path):
-            with self._worded("delete from"):
-                try:
-                    os.unlink(path)
-                except FileNotFoundError:
-                    return
 
     @contextmanager
     def _worded(self, doing: str) -> Iterator[None]:
@@ -332,23 +368,11 @@ def open_store(url: str) -> Store | None:
     return FileStore(Path(path))
 
 
-def _seal(temp: str, size_bytes: int) -> None:
-    """Make a file read-only and durable, if it is what was staged: no link, no second name, no byte more."""
-    try:
-        descriptor = os.open(temp, _READ)
-    except OSError as error:
-        raise durable.refusal(StoreFailed, f"cannot take {temp}", error) from error
-    try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_size != size_bytes:
-            raise StoreFailed(
-                f"{temp} is not the file of {size_bytes:,} bytes that was staged",
-                hint="something else writes to the staging folder",
-            )
-        os.fchmod(descriptor, _MODE)
-        durable.sync(descriptor)
-    finally:
-        os.close(descriptor)
+def _key(text: str, what: str = "a cid") -> bytes:
+    """The name of a row: the digest itself."""
+    if CID.fullmatch(text) is None:
+        raise StoreFailed(f"{text[:100]!r} is not {what}", hint=f"{what} is b3: and 64 hex digits")
+    return bytes.fromhex(text[_PREFIX:])
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from theory import blobs, paths, wire
 from theory.canon import canonical, cid_of, compact, tree_cid
 from theory.errors import RegistryFault, Retry
+from theory.record import Record
 from theory.tree import ENTRY, files_of
-from theory.types import Artifact, Receipt, Staged
+from theory.types import Artifact, Receipt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from theory.types import Job, JsonObject, Outcome, Store
+    from theory.types import Job, Outcome, Staged, Store
 
 JSON = "application/json"
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(Record):
     """What an execution added to the store."""
 
     index: Artifact
@@ -29,8 +28,18 @@ class Kept:
     blobs: Mapping[str, str]  # role and cid of all that a replay or an explanation needs
 
 
-def records_of(job: Job, preimage: JsonObject, store: Store) -> dict[str, bytes]:
-    """What explains this job later, by role, read before it runs; the files of its tree are put.
+class Records(Record):
+    """What explains a job later, by role."""
+
+    here: Mapping[str, str]  # cid of what the store has
+    new: Mapping[str, bytes]  # content of what is put when the job is done
+
+
+_listings: dict[tuple[str, str], str] = {}  # cid of a tree's listing, by cid and tree of its entry
+
+
+def records_of(job: Job, preimage: bytes, store: Store) -> Records:
+    """What explains this job later, read before it runs; the files of its tree are put.
 
     Whatever happens to the entry's folder while the job runs, the records are those of what ran.
 
@@ -40,6 +49,10 @@ def records_of(job: Job, preimage: JsonObject, store: Store) -> dict[str, bytes]
         StoreFailed: The store refused.
     """
     processor, folder = job.processor, job.processor.folder
+    new = {"inputs": canonical(job.inputs), "preimage": preimage}
+    listed = _listings.get((processor.cid, processor.tree))
+    if listed is not None and len(store.has([processor.cid, listed])) == len({processor.cid, listed}):
+        return Records({"entry": processor.cid, "tree": listed}, new)
     try:
         entry = (folder / ENTRY).read_bytes()
         files = sorted(files_of(folder, processor.image.dockerfile))
@@ -48,17 +61,18 @@ def records_of(job: Job, preimage: JsonObject, store: Store) -> dict[str, bytes]
             raise Retry(f"the entry {processor.ref} was changed while it was read", hint="run it again")
         if not store.has([cid_of(listing)]):
             # The listing is put later; it says that these are here, so they are durable before it is.
-            _put(store, [(folder / path).read_bytes() for path, _, _ in files])
+            _put(store, {path: (folder / path).read_bytes() for path, _, _ in files})
     except OSError as error:
         raise RegistryFault(
             f"{folder} cannot be read: {error.strerror}", hint="check its files and permissions"
         ) from error
-    return {"entry": entry, "tree": listing, "inputs": canonical(job.inputs), "preimage": canonical(preimage)}
+    _listings[processor.cid, processor.tree] = cid_of(listing)
+    return Records({}, {"entry": entry, "tree": listing, **new})
 
 
 def keep(
     job: Job,
-    records: Mapping[str, bytes],
+    records: Records,
     adapter: str,
     outputs: tuple[Artifact, ...],
     staged: Iterable[Staged],
@@ -81,7 +95,7 @@ def keep(
         output_cids=tuple(output.cid for output in outputs),
         processor_cid=job.processor.cid,
         tree_cid=job.processor.tree,
-        inputs_cid=cid_of(records["inputs"]),
+        inputs_cid=cid_of(records.new["inputs"]),
         image_id=job.image.id,
         image_digest=outcome.image_digest,
         adapter=adapter,
@@ -91,12 +105,11 @@ def keep(
         source_execution_id=source_execution_id,
     )
     documents = {
-        **records,
+        **records.new,
         "receipt": compact(wire.receipt_document(receipt)).encode(),
         "index": compact(wire.index_document(outputs)).encode(),
     }
-    _put(store, documents.values(), staged)
-    cids = {role: cid_of(data) for role, data in documents.items()}
+    cids = {**records.here, **_put(store, documents, staged)}
     folder = f"{paths.EXECUTIONS}{job.execution_id}/"
     return Kept(
         index=Artifact(folder + "outputs.json", cids["index"], len(documents["index"]), JSON),
@@ -105,24 +118,20 @@ def keep(
     )
 
 
-def keep_records(records: Mapping[str, bytes], store: Store) -> Mapping[str, str]:
+def keep_records(records: Records, store: Store) -> Mapping[str, str]:
     """Put what explains an execution that did not deliver; role and cid of each.
 
     Raises:
         StoreFailed: The store refused.
     """
-    _put(store, records.values())
-    return {role: cid_of(data) for role, data in records.items()}
+    return {**records.here, **_put(store, records.new)}
 
 
-def _put(store: Store, documents: Iterable[bytes], staged: Iterable[Staged] = ()) -> None:
-    batch = list(staged)
-    try:
-        batch.extend(blobs.stage(store, data) for data in documents)
-        store.put(batch)
-    finally:
-        for blob in batch:
-            blob.path.unlink(missing_ok=True)
+def _put(store: Store, documents: Mapping[str, bytes], staged: Iterable[Staged] = ()) -> dict[str, str]:
+    with blobs.Batch(store, staged) as batch:
+        cids = {role: batch.add(blobs.stage(store, data)).cid for role, data in documents.items()}
+        batch.put()
+    return cids
 
 
 def _rfc3339(seconds: float) -> str:

@@ -15,13 +15,16 @@ tests are skipped. A store that cannot be had by its URL alone overrides the fix
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
-from theory import blobs
+from theory import blobs, durable
 from theory.canon import cid_of
 from theory.errors import ArtifactNotFound, StoreFailed
 from theory.types import Staged, Store
@@ -45,16 +48,33 @@ MALFORMED = {
     "a null byte": "b3:" + "a" * 63 + "\0",
     "full-width digits": "b3:" + "\uff11" * 64,
 }
+LARGE = bytes(range(251)) * (5 * 1024 * 1024 // 251 + 1)
 CONTENTS = {
     "no byte": b"",
     "one byte": b"\n",
     "text": "to be or not to be, é\n".encode(),
     "every byte": bytes(range(256)),
-    "5 MiB": bytes(range(251)) * (5 * 1024 * 1024 // 251 + 1),
+    "the most that core keeps in memory": LARGE[: 64 * 1024],
+    "one byte more": LARGE[: 64 * 1024 + 1],
+    "5 MiB": LARGE,
 }
 SHARED = 8  # contents that every worker puts
 WORKERS = 4
 ROUNDS = 6
+
+
+def in_memory(store: Store, content: bytes) -> Staged:  # noqa: ARG001 - called as in_a_file is
+    """Staged in memory, whatever its size."""
+    return Staged(cid_of(content), len(content), data=content)
+
+
+def in_a_file(store: Store, content: bytes) -> Staged:
+    """Staged in a file, whatever its size."""
+    descriptor, path = durable.create(store.staging)
+    durable.write_all(descriptor, content)
+    os.close(descriptor)
+    return Staged(cid_of(content), len(content), Path(path))
+
 
 _contents = pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
 _malformed = pytest.mark.parametrize("name", MALFORMED.values(), ids=MALFORMED)
@@ -85,22 +105,36 @@ class StoreContract:
     @_contents
     def test_a_blob_comes_back_byte_for_byte(self, store: Store, content: bytes) -> None:
         """All sizes, from nothing to what no single request should carry."""
-        cid = put(store, content)
-        with store.open(cid) as stream:
-            same = stream.read() == content
-        assert same, (
-            "the bytes differ"
-        )  # not compared by the assert: pytest would look for minutes for a diff
+        assert_same(read(store, put(store, content)), content)
+
+    @_contents
+    @pytest.mark.parametrize("stage", [in_memory, in_a_file], ids=["in memory", "in a file"])
+    def test_a_store_takes_every_size_from_memory_and_from_a_file(
+        self, store: Store, stage: Callable[[Store, bytes], Staged], content: bytes
+    ) -> None:
+        """Where core changes from the one to the other is no business of a store."""
+        blob = stage(store, content)
+        store.put([blob])
+        assert_same(read(store, blob.cid), content)
+        assert list(store.list()) == [(blob.cid, len(content))]
+        assert list(store.staging.iterdir()) == []
+
+    def test_large_and_small_blobs_are_taken_together(self, store: Store) -> None:
+        """As they come: in memory and in files."""
+        contents = [*CONTENTS.values(), b"in a file"]
+        staged = [blobs.stage(store, content) for content in contents[:-1]]
+        store.put([*staged, in_a_file(store, contents[-1])])
+        assert store.has(map(cid_of, contents)) == frozenset(map(cid_of, contents))
+        for content in contents:
+            assert_same(read(store, cid_of(content)), content)
 
     def test_a_blob_can_be_read_in_portions(self, store: Store) -> None:
         """``open`` gives a stream: reads add up to the content, and after its end there is nothing."""
-        content = CONTENTS["5 MiB"]
-        cid = put(store, content)
-        with store.open(cid) as stream:
-            portions = list(iter(lambda: stream.read(300_007), b""))
-            assert stream.read(1) == b""
-        same = b"".join(portions) == content
-        assert same, "the bytes differ"
+        for content, size in ((LARGE, 300_007), (LARGE[:60_000], 7_001)):
+            with store.open(put(store, content)) as stream:
+                portions = list(iter(partial(stream.read, size), b""))
+                assert stream.read(1) == b""
+            assert_same(b"".join(portions), content)
 
     def test_two_readers_of_one_blob_do_not_disturb_each_other(self, store: Store) -> None:
         """Each ``open`` has a place of its own."""
@@ -136,27 +170,30 @@ class StoreContract:
 
     def test_put_leaves_nothing_in_the_staging_folder(self, store: Store) -> None:
         """Nor does it matter how often the same bytes come."""
-        staged = [blobs.stage(store, content) for content in (b"x", b"y", b"x")]
+        staged = [in_a_file(store, content) for content in (b"x", LARGE, b"x", LARGE)]
         store.put(staged)
-        store.put([blobs.stage(store, b"x")])
-        assert [blob.path for blob in staged if blob.path.exists()] == []
+        store.put([in_a_file(store, LARGE), in_memory(store, b"x")])
         assert list(store.staging.iterdir()) == []
 
     def test_a_put_of_a_file_that_is_gone_fails_and_shows_nothing(self, store: Store) -> None:
         """A failed write raises ``StoreFailed`` and leaves nothing half visible."""
-        blob = blobs.stage(store, b"lost")
-        blob.path.unlink()
-        with pytest.raises(StoreFailed, match=blob.path.name):
-            store.put([blob])
-        assert store.has([blob.cid]) == frozenset()
+        for content in (b"lost", LARGE):
+            blob = in_a_file(store, content)
+            path = path_of(blob)
+            path.unlink()
+            with pytest.raises(StoreFailed, match=path.name):
+                store.put([in_memory(store, b"beside it"), blob])
+            assert store.has([blob.cid]) == frozenset()
 
     def test_a_put_of_a_file_that_changed_its_size_fails_and_shows_nothing(self, store: Store) -> None:
         """What was staged is what is kept."""
-        blob = blobs.stage(store, b"whole")
-        blob.path.write_bytes(b"who")
-        with pytest.raises(StoreFailed, match=blob.path.name):
-            store.put([blob])
-        assert store.has([blob.cid]) == frozenset()
+        for content in (b"whole", LARGE):
+            blob = in_a_file(store, content)
+            path = path_of(blob)
+            path.write_bytes(b"who")
+            with pytest.raises(StoreFailed, match=path.name):
+                store.put([in_memory(store, b"beside it"), blob])
+            assert store.has([blob.cid]) == frozenset()
 
     def test_has_answers_for_many_at_once(self, store: Store) -> None:
         """Exactly those that are here."""
@@ -272,12 +309,13 @@ class StoreContract:
     @_malformed
     def test_a_malformed_cid_is_refused(self, store: Store, name: str) -> None:
         """No path and no key is ever built from it."""
-        staged = blobs.stage(store, b"x")
+        staged = in_a_file(store, b"x")
         calls: list[Callable[[], object]] = [
             lambda: store.open(name),
             lambda: store.has([ABSENT, name]),
             lambda: store.delete([ABSENT, name]),
             lambda: store.put([Staged(name, staged.size_bytes, staged.path)]),
+            lambda: store.put([Staged(name, 1, data=b"x")]),
         ]
         for call in calls:
             with pytest.raises(StoreFailed):  # the words are the store's own
@@ -299,10 +337,11 @@ class StoreContract:
 
     def test_a_put_with_one_malformed_cid_takes_none(self, store: Store) -> None:
         """Names are looked at before anything is moved."""
-        good, bad = blobs.stage(store, b"good"), blobs.stage(store, b"bad")
-        with pytest.raises(StoreFailed):  # the words are the store's own
-            store.put([good, Staged("b3:..", bad.size_bytes, bad.path)])
-        assert list(store.list()) == []
+        for stage in (in_memory, in_a_file):
+            good, large, bad = stage(store, b"good"), stage(store, LARGE), stage(store, b"bad")
+            with pytest.raises(StoreFailed):  # the words are the store's own
+                store.put([good, large, Staged("b3:..", bad.size_bytes, bad.path, bad.data)])
+            assert list(store.list()) == []
 
     # ------------------------------------------------------------ others at the same time
 
@@ -359,6 +398,18 @@ def open_by(plugin: str, url: str) -> Store:
     store: Store | None = (getattr(implementer, name) if name else implementer).open_store(url)
     assert store is not None, f"{plugin} does not open {url}, which is its own store's url"
     return store
+
+
+def path_of(blob: Staged) -> Path:
+    """The file of what is staged in one."""
+    assert blob.path is not None
+    return blob.path
+
+
+def assert_same(found: bytes, content: bytes) -> None:
+    """Compare bytes without asking pytest for a diff, for which it would look for minutes."""
+    same = found == content
+    assert same, "the bytes differ"
 
 
 def put(store: Store, *contents: bytes) -> str:

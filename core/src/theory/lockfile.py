@@ -1,0 +1,81 @@
+"""A file that one holder at a time has locked, over threads, processes and forks."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from contextlib import contextmanager
+from time import monotonic, sleep
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_POLL_S = 0.0005  # between two looks at a lock that another holds; a commit takes about as long
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+
+# A child that kept the descriptor of a lock would keep the lock of a parent that died.
+_OPEN: set[int] = set()
+
+
+class LockFile:
+    """An empty file beside what it guards; it is made when it is first held, and stays.
+
+    Of two objects for one path only one holds it, within a process too.
+    One object serves one thread at a time.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._descriptor = -1
+
+    @contextmanager
+    def held(self, patience_s: float) -> Iterator[None]:
+        """Keep all others out.
+
+        Raises:
+            TimeoutError: Another has held it for so long.
+            OSError: The file cannot be made.
+        """
+        deadline = monotonic() + patience_s
+        while not self._is_taken():
+            if monotonic() > deadline:
+                raise TimeoutError
+            sleep(_POLL_S)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Close the file; holding it opens it again."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor in _OPEN:
+            _OPEN.discard(descriptor)
+            os.close(descriptor)
+
+    def _is_taken(self) -> bool:
+        if self._descriptor < 0:
+            self._descriptor = os.open(self.path, _FLAGS, 0o600)
+            _OPEN.add(self._descriptor)
+            mode = stat.S_IMODE(os.fstat(self._descriptor).st_mode)
+            if not mode & 0o200:  # made just now, under a umask that takes its owner's rights
+                os.fchmod(self._descriptor, mode | 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        if os.fstat(self._descriptor).st_nlink:
+            return True
+        self.close()  # somebody removed it, and others lock the one that they made since
+        return False
+
+
+def _close_in_child() -> None:
+    for descriptor in _OPEN:
+        os.close(descriptor)
+    _OPEN.clear()
+
+
+os.register_at_fork(after_in_child=_close_in_child)

@@ -1,0 +1,80 @@
+"""Names and bytes in one table of a SQLite file: what the file store does not keep as files.
+
+A name is the 32 bytes of a digest.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Iterable, Iterator
+
+    from theory.sqlite import Database
+
+SCHEMA = "CREATE TABLE {} (name BLOB PRIMARY KEY NOT NULL, data BLOB NOT NULL)"
+
+_BATCH = 500  # names in one question; any SQLite takes 999
+_NAME_BYTES = 32
+
+
+class Rows:
+    """One table; each method reads or commits once. Errors are those of ``theory.sqlite.Database``."""
+
+    def __init__(self, database: Database, table: str) -> None:
+        self._database = database
+        self._get = f"SELECT data FROM {table} WHERE name = ?"  # noqa: S608 - table is our own word, here and below
+        # What is there and the same is not written again; what is there and damaged is healed.
+        self._set = (
+            f"INSERT INTO {table} VALUES (?, ?) ON CONFLICT (name)"  # noqa: S608
+            " DO UPDATE SET data = excluded.data WHERE data IS NOT excluded.data"
+        )
+        self._find = f"SELECT name FROM {table} WHERE name IN ({{}})"  # noqa: S608
+        self._forget = f"DELETE FROM {table} WHERE name = ?"  # noqa: S608
+        self._list = f"SELECT name, length(data) FROM {table} WHERE name > ? ORDER BY name LIMIT {_BATCH}"  # noqa: S608
+
+    def get(self, name: bytes) -> bytes | None:
+        """The bytes of this name."""
+        rows = self._database.read(self._get, (name,))
+        if not rows:
+            return None
+        data: object = rows[0][0]
+        return (
+            data if isinstance(data, bytes) else str(data).encode()
+        )  # only a damaged row holds anything else
+
+    def set(self, rows: Callable[[], Iterable[tuple[bytes, bytes]]]) -> None:
+        """Make all of these durable, those that are here already too; ``rows`` may be called again."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.executemany(self._set, rows())
+
+        self._database.write(work)
+
+    def found(self, names: Iterable[bytes]) -> frozenset[bytes]:
+        """Which of these are here."""
+        rest = list(names)
+        found: set[bytes] = set()
+        while rest:
+            batch, rest = rest[:_BATCH], rest[_BATCH:]
+            marks = ",".join("?" * len(batch))
+            found.update(name for (name,) in self._database.read(self._find.format(marks), batch))
+        return frozenset(found)
+
+    def delete(self, names: Iterable[bytes]) -> None:
+        """Remove those of these that are here; where none is, nothing is written."""
+        gone = [(name,) for name in self.found(names)]
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.executemany(self._forget, gone)
+
+        if gone:
+            self._database.write(work)
+
+    def list(self) -> Iterator[tuple[bytes, int]]:
+        """Every name and size in bytes; in portions, as a reader that pauses would keep the WAL growing."""
+        last = b""
+        while rows := self._database.read(self._list, (last,)):
+            yield from (row for row in rows if len(row[0]) == _NAME_BYTES)
+            last = rows[-1][0]
