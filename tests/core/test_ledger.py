@@ -99,6 +99,26 @@ class TestPlans:
         assert ledger.plan("default").limit_micro_usd is None
         assert kinds(ledger, "default") == ["plan.create"]
 
+    def test_a_plan_that_was_seen_once_is_not_looked_for_again(self, ledger: Ledger) -> None:
+        asked: list[str] = []
+        ledger.ensure_plan("p")
+        ledger._database._files.connections[False].set_trace_callback(asked.append)  # noqa: SLF001
+        ledger.ensure_plan("p")
+        assert asked == []
+
+    def test_a_plan_is_made_anew_where_the_file_was_replaced_after_a_failure(
+        self, ledger: Ledger, path: Path
+    ) -> None:
+        ledger.ensure_plan("p")
+        ledger._database.close()  # noqa: SLF001 - as it does after a failure
+        for file in path.parent.iterdir():
+            file.unlink()
+        with pytest.raises(ArtifactNotFound, match="there is no plan 'p'"):
+            ledger.settle(ending("a"))
+        assert ledger.ensure_plan("p")
+        ledger.settle(ending("a"))
+        assert kinds(ledger) == ["plan.create", "execution.success"]
+
     def test_a_plan_that_is_there_cannot_be_made_again(self, ledger: Ledger) -> None:
         with pytest.raises(Usage, match="plan 'p' is there already"):
             ledger.create_plan("p", None)
@@ -213,18 +233,30 @@ class TestReservations:
         with pytest.raises(Busy, match="execution a was closed meanwhile"):
             ledger.reserve("p", "a", amount)
 
-    @pytest.mark.parametrize(("amount", "held"), [(0, 600), (600, 600), (500, 600), (700, 700)])
-    def test_a_retry_takes_over_what_the_dead_held_and_holds_the_larger(
-        self, ledger: Ledger, elsewhere: Ledger, clock: Clock, amount: int, held: int
+    @pytest.mark.parametrize("amount", [0, 300, 400])
+    def test_a_retry_holds_anew_and_charges_what_the_dead_attempt_may_have_spent(
+        self, ledger: Ledger, elsewhere: Ledger, clock: Clock, amount: int
     ) -> None:
         elsewhere.reserve("p", "a", 600, lasts_s=300)
         clock.now += 301
         assert ledger.reconcile(keep="a") == ()
         ledger.reserve("p", "a", amount)
         clock.now += DAY
-        assert (money(ledger), ledger.reconcile()) == ((held, 0), ())
+        assert (money(ledger), ledger.reconcile()) == ((amount, 600), ())
+        assert payloads(ledger, "budget.expire") == ['{"amount_micro_usd":600,"estimated":true}']
         ledger.settle(ending("a", 1))
-        assert (money(ledger), ledger.check_chain("p")) == ((0, 1), ())
+        assert (money(ledger), ledger.check_chain("p")) == ((0, 601), ())
+        ledger.correct("a", 41)
+        assert (money(ledger), ledger.check_chain("p")) == ((0, 41), ())
+
+    def test_a_retry_is_refused_where_both_attempts_together_pass_the_limit(
+        self, ledger: Ledger, elsewhere: Ledger, clock: Clock
+    ) -> None:
+        elsewhere.reserve("p", "a", 600)
+        clock.now += DAY
+        with pytest.raises(BudgetRefused, match=r"0\.0006 is spent and 0\.00 reserved; 0\.000401 more"):
+            ledger.reserve("p", "a", 401)
+        assert (money(ledger), ledger.reconcile(), money(ledger)) == ((600, 0), ("a",), (0, 600))
 
     def test_a_retry_names_the_plan_that_the_first_attempt_was_on(
         self, ledger: Ledger, elsewhere: Ledger, clock: Clock
@@ -323,6 +355,41 @@ class TestExpiry:
         ledger.settle(ending("a", 30))
         assert money(ledger) == (0, 130)
 
+    @pytest.mark.parametrize("cost", [30, None])
+    def test_an_attempt_that_was_given_up_and_still_closes_leaves_the_retry_its_own_reservation(
+        self, ledger: Ledger, elsewhere: Ledger, clock: Clock, cost: int | None
+    ) -> None:
+        elsewhere.reserve("p", "a", 100)
+        clock.now += DAY
+        ledger.reserve("p", "a", 200)
+        elsewhere.settle(ending("a", cost))
+        first = 100 if cost is None else cost
+        assert money(ledger) == (200, first)
+        with pytest.raises(LedgerFailed, match="execution a was closed before"):
+            ledger.settle(ending("a", 7, names=(artifact("/artifacts/second"),)))
+        assert (money(ledger), ledger.name("/artifacts/second")) == ((0, first + 7), None)
+        assert ledger.check_chain("p") == ()
+
+    @pytest.mark.parametrize(("known", "total"), [(20, 40), (500, 500)])
+    def test_a_late_closing_never_counts_less_than_was_corrected_by_hand(
+        self, ledger: Ledger, elsewhere: Ledger, clock: Clock, known: int, total: int
+    ) -> None:
+        elsewhere.reserve("p", "a", 600)
+        clock.now += DAY
+        ledger.reconcile()
+        ledger.correct("a", known)
+        elsewhere.settle(ending("a", 40))
+        assert (money(ledger), ledger.check_chain("p")) == ((0, total), ())
+
+    def test_a_clock_that_is_set_back_breaks_no_chain(self, ledger: Ledger, clock: Clock) -> None:
+        ledger.reserve("p", "a", 600)
+        clock.now -= 10 * DAY
+        ledger.settle(ending("a", 5))
+        clock.now = 0
+        ledger.settle(ending("b", 5))
+        assert (money(ledger), ledger.check_chain("p")) == ((0, 10), ())
+        assert [record.execution_id for record in ledger.executions(limit=9)] == ["b", "a"]
+
 
 class TestClosing:
     def test_a_cost_below_the_reservation_gives_the_rest_back(self, ledger: Ledger) -> None:
@@ -400,6 +467,14 @@ class TestClosing:
         ledger.ensure_plan("q")
         ledger.reserve("q", "d", 5)
         assert money(ledger, "q") == (5, 0)
+
+    def test_what_a_plan_could_not_count_is_not_taken_away_by_a_correction(self, ledger: Ledger) -> None:
+        for cost in (MAX_INTEGER, 0):
+            for id_ in ("a", "b"):
+                if cost:
+                    ledger.settle(ending(id_, None))
+                ledger.correct(id_, cost)
+        assert (money(ledger), ledger.check_chain("p")) == ((0, 0), ())
 
     def test_reservations_that_a_plan_could_never_settle_are_refused(self, ledger: Ledger) -> None:
         ledger.ensure_plan("q")

@@ -2,6 +2,8 @@
 
 import shutil
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +28,10 @@ class Held:
     expires: float
 
 
+def ending(id_: str, cost: int | None) -> Closing:
+    return Closing(id_, "p", "a/b@1", "mock", "execution.success", cost, {}, (), "b3:", 0)
+
+
 class Accounts(RuleBasedStateMachine):
     """Two machines at one file; neither can look at the other, so that only deadlines decide between them."""
 
@@ -43,9 +49,9 @@ class Accounts(RuleBasedStateMachine):
         self.limit: int | None = 200
         self.ledgers["here"].create_plan("p", self.limit)
         self.held: dict[str, Held] = {}
-        self.remembered: set[tuple[str, str]] = set()  # who has reserved for what, and not closed it
-        self.expired: dict[str, int] = {}  # the last charge of an execution, if that was its expiry
+        self.remembered: dict[tuple[str, str], int] = {}  # who has reserved what, and not closed it
         self.charges: dict[str, int] = {}
+        self.corrected: set[str] = set()
         self.estimated: set[str] = set()
         self.closed: set[str] = set()
         self.count = 0
@@ -76,31 +82,31 @@ class Accounts(RuleBasedStateMachine):
         self.ledgers["there"].set_limit("p", limit)
         self.limit = limit
 
-    @rule(seconds=st.sampled_from([1, 200, 400]))
-    def let_time_pass(self, seconds: int) -> None:
+    @rule(seconds=st.sampled_from([1, 200, 400, -500]))
+    def let_time_pass_or_set_the_clock_back(self, seconds: int) -> None:
         self.now += seconds
 
     @rule(side=sides, id_=executions, amount=amounts)
     def reserve(self, side: str, id_: str, amount: int) -> None:
         ledger, held = self.ledgers[side], self.held.get(id_)
         got = self.outcome(lambda: ledger.reserve("p", id_, amount, lasts_s=LASTS_S))
-        already = held.amount if held else 0
-        more = max(0, amount - already)
         total = sum(self.charges.values()) + sum(h.amount for h in self.held.values())
         if id_ in self.closed or (held and self.alive(held, side)):
             assert got is Busy
-        elif more and self.limit is not None and total + more > self.limit:
+        elif amount and self.limit is not None and total + amount > self.limit:
             assert got is BudgetRefused
         else:
             assert got is None
-            if held or amount:
-                self.held[id_] = Held(side, already + more, self.now + LASTS_S)
-                self.remembered.add((side, id_))
+            if held:
+                self.expire(id_)
+            if amount:
+                self.held[id_] = Held(side, amount, self.now + LASTS_S)
+                self.remembered[side, id_] = amount
 
     @rule(side=sides, id_=executions)
     def release(self, side: str, id_: str) -> None:
         self.ledgers[side].release(id_)
-        self.remembered.discard((side, id_))
+        self.remembered.pop((side, id_), None)
         held = self.held.get(id_)
         if held and held.side == side:
             del self.held[id_]
@@ -117,39 +123,63 @@ class Accounts(RuleBasedStateMachine):
         dead = [id_ for id_, held in self.held.items() if id_ != keep and not self.alive(held, "here")]
         assert self.ledgers["here"].reconcile(keep=keep) == tuple(sorted(dead))
         for id_ in dead:
-            self.expired[id_] = self.held.pop(id_).amount
-            self.charges[id_] = self.charges.get(id_, 0) + self.expired[id_]
-            self.estimated.add(id_)
+            self.expire(id_)
 
     @rule(side=sides, id_=executions, cost=st.none() | amounts)
     def close(self, side: str, id_: str, cost: int | None) -> None:
-        closing = Closing(id_, "p", "a/b@1", "mock", "execution.success", cost, {}, (), "b3:", 0)
-        got = self.outcome(self.ledgers[side].settle, closing)
-        if id_ in self.closed:
-            assert got is LedgerFailed
-            return
-        assert got is None
-        held = self.held.pop(id_, None)
-        if held is None and (side, id_) in self.remembered and id_ in self.expired:
-            charge = 0 if cost is None else cost - self.expired[id_]
-        else:
-            charge = (held.amount if held else 0) if cost is None else cost
-        self.charges[id_] = self.charges.get(id_, 0) + charge
-        self.remembered.discard((side, id_))
-        self.closed.add(id_)
-        if cost is None:
-            self.estimated.add(id_)
+        self.closes(side, id_, cost, self.outcome(self.ledgers[side].settle, ending(id_, cost)))
+
+    @rule(side=sides, ids=st.sets(executions, min_size=2, max_size=4), cost=st.none() | amounts)
+    def close_from_threads_at_once(self, side: str, ids: set[str], cost: int | None) -> None:
+        together = threading.Barrier(len(ids))
+
+        def work(id_: str) -> type[TheoryError] | None:
+            together.wait(60)
+            return self.outcome(self.ledgers[side].settle, ending(id_, cost))
+
+        with ThreadPoolExecutor(len(ids)) as pool:
+            for id_, got in zip(ids, pool.map(work, ids), strict=True):
+                self.closes(side, id_, cost, got)
 
     @rule(id_=executions, cost=amounts)
     def correct(self, id_: str, cost: int) -> None:
         got = self.outcome(self.ledgers["here"].correct, id_, cost)
         if id_ in self.estimated:
             assert got is None
+            if self.charges.get(id_, 0) != cost:
+                self.corrected.add(id_)
             self.charges[id_] = cost
-            self.expired.pop(id_, None)
         else:
             assert got is not None
             assert (got is Usage) == (id_ in self.closed)
+
+    def expire(self, id_: str) -> None:
+        self.charge(id_, self.held.pop(id_).amount)
+        self.estimated.add(id_)
+
+    def charge(self, id_: str, amount: int) -> None:
+        self.charges[id_] = self.charges.get(id_, 0) + amount
+
+    def closes(self, side: str, id_: str, cost: int | None, got: type[TheoryError] | None) -> None:
+        """What a closing changes that has ended so."""
+        assert got is (LedgerFailed if id_ in self.closed else None)
+        held, reserved = self.held.get(id_), self.remembered.pop((side, id_), None)
+        if held and held.side == side:
+            self.charge(id_, held.amount if cost is None else cost)
+            del self.held[id_]
+            if cost is None:
+                self.estimated.add(id_)
+        elif id_ in self.closed:
+            pass
+        elif cost is None:
+            self.estimated.add(id_)
+        elif reserved is None:
+            self.charge(id_, cost)
+        elif id_ in self.corrected:
+            self.charges[id_] = max(self.charges[id_], cost)
+        else:
+            self.charge(id_, cost - reserved)
+        self.closed.add(id_)
 
     @invariant()
     def the_accounts_are_the_models(self) -> None:

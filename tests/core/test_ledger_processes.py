@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from theory.errors import Busy
 from theory.ledger import Ledger
 
 PROCESSES, EACH, AMOUNT, LIMIT = 8, 50, 7, 705  # 100 of the 400 fit
@@ -40,15 +41,45 @@ HOLD = """if True:
     input()
 """
 
+WRITE = """if True:
+    import sys, threading
+    from pathlib import Path
+    from theory.ledger import Closing, Ledger
+    ledger, who, money = Ledger(Path(sys.argv[1])), sys.argv[2], 3
+    def work(thread):
+        for number in range(10**6):
+            id_ = f"{who}-{thread}-{number}"
+            ledger.reserve("p", id_, money)
+            ledger.settle(Closing(id_, "p", "a/b@1", "mock", "execution.success", money, {}, (), "b3:", 0))
+            sys.stdout.write(id_ + "\\n")
+            sys.stdout.flush()
+    print("ready", flush=True)
+    input()
+    for thread in range(3):
+        threading.Thread(target=work, args=(thread,)).start()
+"""
+
+START = """if True:
+    import sys
+    from pathlib import Path
+    print("ready", flush=True)
+    input()
+    from theory.ledger import Ledger
+    print(Ledger(Path(sys.argv[1])).ensure_plan("p"))
+"""
+
 FORK = """if True:
     import os, sys
     from pathlib import Path
     from theory.errors import Busy
-    from theory.ledger import Ledger
+    from theory.ledger import Closing, Ledger
     ledger = Ledger(Path(sys.argv[1]))
     ledger.reserve("p", "parents", 300)
+    ledger.reserve("p", "shared", 50)
     pid = os.fork()
     if pid == 0:
+        # Closed by the child, and what the parent holds for it is the parent's to close.
+        ledger.settle(Closing("shared", "p", "a/b@1", "mock", "execution.success", 7, {}, (), "b3:", 0))
         ledger.release("parents")              # not the child's to give back
         try:
             ledger.reserve("p", "parents", 1)  # its parent is running it
@@ -63,6 +94,7 @@ FORK = """if True:
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     print(ledger.reconcile(), ledger.plan("p").reserved_micro_usd, ledger.check_chain("p"))
     ledger.release("parents")
+    ledger.release("shared")
     ledger.close()
 """
 
@@ -88,12 +120,16 @@ def start(code: str, *arguments: object) -> "subprocess.Popen[str]":
     return child
 
 
+def go_on(child: "subprocess.Popen[str]") -> None:
+    assert child.stdin is not None
+    child.stdin.write("\n")
+    child.stdin.flush()
+
+
 def test_processes_that_race_for_a_limit_get_all_of_it_and_no_more(ledger: Ledger, path: Path) -> None:
     children = [start(RESERVE, path, number) for number in range(PROCESSES)]
     for child in children:
-        assert child.stdin is not None
-        child.stdin.write("\n")
-        child.stdin.flush()
+        go_on(child)
     admitted = [int(child.communicate(timeout=120)[0]) for child in children]
     assert [child.returncode for child in children] == [0] * PROCESSES
     assert sum(admitted) == LIMIT // AMOUNT
@@ -107,24 +143,62 @@ def test_processes_that_race_for_a_limit_get_all_of_it_and_no_more(ledger: Ledge
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
-def test_what_a_killed_process_held_is_charged_at_once_and_not_before(ledger: Ledger, path: Path) -> None:
+@pytest.mark.parametrize("now", [9e9, 1.0], ids=["set forward", "set back"])
+def test_what_a_killed_process_held_is_charged_at_once_and_not_before_whatever_the_clock_says(
+    ledger: Ledger, path: Path, now: float
+) -> None:
     child = start(HOLD, path)
-    far = Ledger(path, clock=lambda: 9e9)
-    assert far.reconcile() == ()
-    child.kill()
-    child.communicate()
-    assert far.reconcile() == ("held",)
-    far.close()
+    with Ledger(path, clock=lambda: now) as other:
+        assert other.reconcile() == ()
+        child.kill()
+        child.communicate()
+        assert other.reconcile() == ("held",)
     assert (ledger.plan("p").reserved_micro_usd, ledger.plan("p").spent_micro_usd) == (0, 600)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 def test_a_retry_takes_over_from_a_killed_process_and_not_from_a_live_one(ledger: Ledger, path: Path) -> None:
     child = start(HOLD, path)
+    with pytest.raises(Busy, match="execution held is running in another process"):
+        ledger.reserve("p", "held", 100)
     child.kill()
     child.communicate()
-    ledger.reserve("p", "held", 600)
-    assert (ledger.plan("p").reserved_micro_usd, ledger.reconcile()) == (600, ())
+    ledger.reserve("p", "held", 100)
+    state = ledger.plan("p")
+    assert (state.reserved_micro_usd, state.spent_micro_usd, ledger.reconcile()) == (100, 600, ())
+
+
+def test_processes_that_start_together_make_one_ledger(path: Path) -> None:
+    home = path.parent / "home" / "ledger.db"
+    children = [start(START, home) for _ in range(4)]
+    for child in children:
+        go_on(child)
+    assert sorted(child.communicate(timeout=120)[0] for child in children) == ["False\n"] * 3 + ["True\n"]
+    with Ledger(home) as ledger:
+        assert (ledger.plan("p").events, ledger.check_chain("p")) == (1, ())
+
+
+def test_what_was_acknowledged_is_there_when_all_who_wrote_were_killed(path: Path) -> None:
+    with Ledger(path) as ledger:
+        ledger.ensure_plan("p")
+    children = [start(WRITE, path, number) for number in range(3)]
+    for child in children:
+        go_on(child)
+    told: list[str] = []
+    for child in children:  # each has closed 20, and is somewhere in the next
+        assert child.stdout is not None
+        told += [child.stdout.readline() for _ in range(20)]
+    for child in children:
+        child.kill()
+    for child in children:
+        assert child.stdout is not None
+        told += [line for line in child.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
+        child.communicate()
+    with Ledger(path) as ledger:
+        assert {line.strip() for line in told} <= {r.execution_id for r in ledger.executions(limit=10**6)}
+        assert ledger.check_chain("p") == ()
+        ledger.reconcile()
+        assert (ledger.plan("p").reserved_micro_usd, ledger.check_chain("p")) == (0, ())
 
 
 def test_a_forked_child_shares_the_file_and_none_of_its_parents_reservations(
@@ -132,5 +206,6 @@ def test_a_forked_child_shares_the_file_and_none_of_its_parents_reservations(
 ) -> None:
     command = [sys.executable, "-W", "ignore", "-c", FORK, str(path)]
     said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
-    assert said.splitlines() == ["500", "0", "() 300 ()"]
-    assert (ledger.plan("p").reserved_micro_usd, ledger.check_chain("p")) == (0, ())
+    assert said.splitlines() == ["550", "0", "() 350 ()"]
+    state = ledger.plan("p")
+    assert (state.reserved_micro_usd, state.spent_micro_usd, ledger.check_chain("p")) == (0, 7, ())

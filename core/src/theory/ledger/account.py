@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import json
-import unicodedata
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from theory.canon import MAX_INTEGER, canonical
 from theory.errors import ArtifactNotFound, BudgetRefused, Busy, Internal, Usage
-from theory.ledger.chain import EVENT_COLUMNS, Event, PlanState, charged
+from theory.ledger.chain import EVENT_COLUMNS, charged, counted, hash_of
 from theory.ledger.database import CHARGES, CLOSINGS
 from theory.ledger.owner import Owner
 from theory.money import usd
-from theory.paths import HARMFUL, printable
+from theory.paths import quoted
+from theory.record import Record
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Callable
 
     from theory.ledger.chain import Kind
     from theory.ledger.execution import Closing
     from theory.types import JsonObject
 
-MAX_PLAN_KEY = 128  # characters
 
 SELECT_PLAN = "SELECT key, limit_micro_usd, reserved_micro_usd, spent_micro_usd, events, head FROM plans"
 SELECT_HOLD = (
@@ -30,8 +29,7 @@ SELECT_HOLD = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(Record):
     """An open reservation."""
 
     execution_id: str
@@ -56,23 +54,6 @@ def is_amount(value: object) -> bool:
     return type(value) is int and 0 <= value <= MAX_INTEGER
 
 
-def check_key(key: str) -> None:
-    """Refuse what no plan may be called.
-
-    Raises:
-        Usage: It is empty, longer than 128 characters, or not what a person would type.
-    """
-    fault = ""
-    if not 1 <= len(key) <= MAX_PLAN_KEY:
-        fault = f"has {len(key)} characters, and 1 to {MAX_PLAN_KEY} are allowed"
-    elif HARMFUL.search(key) or not is_text(key):
-        fault = "has a control or direction-changing character, or one that is not UTF-8"
-    elif key != key.strip() or not unicodedata.is_normalized("NFC", key):
-        fault = "begins or ends with a space, or is not in Unicode normal form C"
-    if fault:
-        raise Usage(f"the plan key {printable(key)!r} {fault}", hint="take a plain name, such as team-a")
-
-
 def is_text(text: str) -> bool:
     """Whether SQLite can be asked for this at all; the undecodable bytes of a command line cannot."""
     try:
@@ -92,24 +73,65 @@ def check_amount(what: str, value: int) -> None:
         raise Usage(f"a {what} of {value!r} micro-USD is out of range", hint=f"0 to {usd(MAX_INTEGER)} USD")
 
 
+class Account:
+    """A plan within one change: read once, changed here, and written once; amounts are in micro-USD."""
+
+    __slots__ = ("changed", "events", "head", "key", "limit", "reserved", "spent")
+
+    def __init__(
+        self, key: str, limit: int | None, reserved: int, spent: int, events: int, head: str
+    ) -> None:
+        """Take a row as it stands."""
+        self.key, self.limit, self.reserved, self.spent = key, limit, reserved, spent
+        self.events, self.head = events, head
+        self.changed = False
+
+
 class Books:
-    """The plans and reservations as one write transaction sees and changes them."""
+    """The plans and reservations as one change sees and changes them."""
 
     def __init__(self, connection: sqlite3.Connection, now: int) -> None:
         """Work on this connection, inside its transaction; ``now`` is in microseconds since the epoch."""
         self.connection = connection
         self.now = now
+        self._accounts: dict[str, Account] = {}
 
-    def state(self, plan: str) -> PlanState:
-        """A plan as it stands.
+    def account(self, plan: str) -> Account:
+        """A plan as this change has it so far.
 
         Raises:
             ArtifactNotFound: There is no such plan.
         """
+        if (known := self._accounts.get(plan)) is not None:
+            return known
         row = self.connection.execute(f"{SELECT_PLAN} WHERE key = ?", (plan,)).fetchone()
         if row is None:
-            raise ArtifactNotFound(f"there is no plan {printable(plan)!r}", hint="see: theory plan ls")
-        return PlanState(*row)
+            raise ArtifactNotFound(f"there is no plan {quoted(plan)}", hint="see: theory plan ls")
+        account = self._accounts[plan] = Account(*row)
+        return account
+
+    def flush(self) -> None:
+        """Write the plans that have changed; the last thing that a change does."""
+        for plan, account in self._accounts.items():
+            if account.changed:
+                self.connection.execute(
+                    "UPDATE plans SET limit_micro_usd = ?, reserved_micro_usd = ?, spent_micro_usd = ?,"
+                    " events = ?, head = ? WHERE key = ?",
+                    (account.limit, account.reserved, account.spent, account.events, account.head, plan),
+                )
+
+    def create(self, plan: str, limit: int | None) -> bool:
+        """Make a plan; False, and nothing is changed, if it is there."""
+        query = "INSERT OR IGNORE INTO plans (key, limit_micro_usd) VALUES (?, ?)"
+        made = self.connection.execute(query, (plan, limit)).rowcount == 1
+        if made:
+            self.append(plan, "plan.create", None, {"limit_micro_usd": limit})
+        return made
+
+    def limit(self, plan: str, limit: int | None) -> None:
+        """Set or (None) lift the limit of a plan that is there."""
+        self.account(plan).limit = limit
+        self.append(plan, "plan.limit", None, {"limit_micro_usd": limit})
 
     def hold(self, execution_id: str) -> Hold | None:
         """The open reservation of an execution."""
@@ -124,23 +146,15 @@ class Books:
         ).fetchone()
         return None if row is None else str(row[0])
 
-    def reserve(
-        self,
-        plan: str,
-        execution_id: str,
-        amount: int,
-        *,
-        here: Owner,
-        expires: int,
-    ) -> None:
-        """Open a reservation, or take over that of a dead owner.
+    def reserve(self, plan: str, execution_id: str, amount: int, *, here: Owner, lasts: int) -> None:
+        """Open a reservation for so many µs; what the dead still hold for this execution is charged first.
 
         Raises:
             Busy, BudgetRefused, Usage, ArtifactNotFound: As ``Ledger.reserve`` says.
         """
         if self.closed_as(execution_id):
             raise Busy(f"execution {execution_id} was closed meanwhile", hint="ask again for its answer")
-        account = self.state(plan)
+        account = self.account(plan)
         old = self.hold(execution_id)
         if old and old.lives(here, self.now):
             raise Busy(
@@ -151,16 +165,16 @@ class Books:
                 f"execution {execution_id} holds a reservation on plan {old.plan!r}",
                 hint="retry it with that plan",
             )
-        already = old.amount if old else 0
-        more = max(0, amount - already)
-        if more:
-            _check_limit(account, more)
-            self._move(plan, reserved=more)
-            self.append(plan, "budget.reserve", execution_id, {"amount_micro_usd": more})
-        self.connection.execute(
-            "INSERT OR REPLACE INTO reservations VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (execution_id, plan, already + more, expires, here.boot, here.namespace, here.pid, here.started),
-        )
+        if old:
+            self.end(old, "budget.expire")
+        if not amount:
+            return
+        _check_limit(account, amount)
+        account.reserved += amount
+        self.append(plan, "budget.reserve", execution_id, {"amount_micro_usd": amount})
+        owner = (here.boot, here.namespace, here.pid, here.started)
+        query = "INSERT INTO reservations VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+        self.connection.execute(query, (execution_id, plan, amount, self.now + lasts, *owner))
 
     def end(self, old: Hold, kind: Literal["budget.release", "budget.expire"]) -> None:
         """Close a reservation without a settlement: given back, or (expired) charged in full."""
@@ -170,37 +184,43 @@ class Books:
         self._remove(old, spent=old.amount if kind == "budget.expire" else 0)
         self.append(old.plan, kind, old.execution_id, payload)
 
-    def settle(self, closing: Closing, *, expired: bool) -> tuple[int, bool]:
-        """Charge what an execution cost: the amount in micro-USD, and whether it is an estimate.
+    def close(self, closing: Closing, *, here: Callable[[], Owner], reserved: int | None) -> str | None:
+        """Charge, name and write the closing event; if there is one already, only charge what is still held.
 
         Args:
-            closing: What is being closed; its plan is there.
-            expired: This process reserved for it: if nothing is open now, the expiry has charged it already.
+            closing: What is being closed.
+            here: This process. What another one holds for the execution is that one's to close.
+            reserved: What this process has reserved for it, in micro-USD; None: nothing.
+
+        Returns:
+            The kind of the closing event that was there before, if one was.
+
+        Raises:
+            ArtifactNotFound, Internal: As ``Ledger.settle`` says.
         """
-        id_, plan, actual = closing.execution_id, closing.plan, closing.actual_micro_usd
-        old = self.hold(id_)
-        if old and old.plan != plan:
-            raise Internal(f"execution {id_} holds a reservation on plan {old.plan!r}, not on {plan!r}")
-        if expired and old is None:
-            before = self._last_expiry(id_)
-            if actual is not None:
-                self._put_right(plan, id_, before, actual)
-            return (before, True) if actual is None else (actual, False)
-        reserved = old.amount if old else 0
-        spent = reserved if actual is None else actual
-        if old:
-            self._remove(old, spent=spent)
-        elif spent:
-            self._move(plan, spent=spent)
-        if reserved or spent:
-            payload: JsonObject = {
-                "reserved_micro_usd": reserved,
-                "actual_micro_usd": spent,
-                "estimated": actual is None,
-                "overrun": spent > reserved,
-            }
-            self.append(plan, "budget.settle", id_, payload)
-        return spent, actual is None
+        id_, plan = closing.execution_id, closing.plan
+        before = self.closed_as(id_)
+        self.account(plan)
+        hold = self.hold(id_)
+        if hold and hold.owner != here():
+            hold = None
+        if hold and hold.plan != plan:
+            raise Internal(f"execution {id_} holds a reservation on plan {hold.plan!r}, not on {plan!r}")
+        if before:
+            if hold:
+                self._settle(closing, hold)
+            return before
+        if hold is None and reserved is not None:
+            spent = self._settle_late(closing, reserved)
+        else:
+            spent = self._settle(closing, hold)
+        payload = closing.payload(spent, estimated=closing.actual_micro_usd is None)
+        row = self._append(plan, closing.kind, id_, payload)
+        self.connection.executemany(
+            "INSERT OR REPLACE INTO names VALUES (?, ?, ?, ?, ?)",
+            [(name.path, name.cid, name.size_bytes, name.mime, row) for name in closing.names],
+        )
+        return None
 
     def correct(self, execution_id: str, actual: int) -> None:
         """Put right an estimated cost that has become known.
@@ -208,61 +228,84 @@ class Books:
         Raises:
             ArtifactNotFound, Usage: As ``Ledger.correct`` says.
         """
-        rows: list[tuple[str, Kind, str]] = []
-        for kinds in (CHARGES, CLOSINGS):
-            query = f"SELECT plan, kind, payload FROM events WHERE execution_id = ? AND {kinds} ORDER BY id"  # noqa: S608
-            rows += self.connection.execute(query, (execution_id,))
+        rows = [*self._events(execution_id, CHARGES), *self._events(execution_id, CLOSINGS)]
         if not rows:
-            raise ArtifactNotFound(
-                f"there is no execution {printable(execution_id)!r}", hint="see: theory ls"
-            )
+            raise ArtifactNotFound(f"there is no execution {quoted(execution_id)}", hint="see: theory ls")
         if not any(json.loads(payload).get("estimated") for _, _, payload in rows):
             raise Usage(f"the cost of execution {execution_id} is known, and not an estimate")
         plan = rows[-1][0]
         before = charged((kind, payload) for where, kind, payload in rows if where == plan)
-        self._put_right(plan, execution_id, before, actual)
+        self._put_right(plan, execution_id, actual, actual - before)
 
-    def append(self, plan: str, kind: Kind, execution_id: str | None, payload: JsonObject) -> int:
-        """Write the next event of a plan that is there; its row number."""
-        query = "SELECT events + 1, head FROM plans WHERE key = ?"
-        seq, prev = self.connection.execute(query, (plan,)).fetchone()
-        text = canonical(payload).decode()
-        digest = Event(plan, seq, self.now, kind, execution_id, text, prev, hash="").computed_hash()
+    def append(self, plan: str, kind: Kind, execution_id: str | None, payload: JsonObject) -> None:
+        """Write the next event of a plan that is there."""
+        self._append(plan, kind, execution_id, canonical(payload).decode())
+
+    def _append(self, plan: str, kind: Kind, execution_id: str | None, text: str) -> int:
+        """Write an event with this payload; its row number."""
+        account = self.account(plan)
+        seq, prev = account.events + 1, account.head
+        digest = hash_of(plan, seq, self.now, kind, execution_id, text, prev)
         row = self.connection.execute(
             f"INSERT INTO events ({EVENT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - a constant
             (plan, seq, self.now, kind, execution_id, text, prev, digest),
         ).lastrowid
-        query = "UPDATE plans SET events = ?, head = ? WHERE key = ?"
-        self.connection.execute(query, (seq, digest, plan))
+        account.events, account.head, account.changed = seq, digest, True
         return row or 0
+
+    def _settle(self, closing: Closing, hold: Hold | None) -> int:
+        """Close what is held with what it cost, the whole of it where nobody knows; the amount charged."""
+        reserved = hold.amount if hold else 0
+        spent = reserved if closing.actual_micro_usd is None else closing.actual_micro_usd
+        if hold:
+            self._remove(hold, spent=spent)
+        else:
+            account = self.account(closing.plan)
+            account.spent = counted(account.spent, spent)
+        if reserved or spent:
+            payload: JsonObject = {
+                "reserved_micro_usd": reserved,
+                "actual_micro_usd": spent,
+                "estimated": closing.actual_micro_usd is None,
+                "overrun": spent > reserved,
+            }
+            self.append(closing.plan, "budget.settle", closing.execution_id, payload)
+        return spent
+
+    def _settle_late(self, closing: Closing, reserved: int) -> int:
+        """Put right what was charged when the reservation expired under its owner; the amount charged.
+
+        A correction was told all that the execution cost, so after one only a larger cost changes anything.
+        """
+        id_, plan, actual = closing.execution_id, closing.plan, closing.actual_micro_usd
+        if actual is None:
+            return reserved
+        rows = [(kind, payload) for where, kind, payload in self._events(id_, CHARGES) if where == plan]
+        corrected = any(kind == "budget.correct" for kind, _ in rows)
+        self._put_right(plan, id_, actual, max(0, actual - charged(rows)) if corrected else actual - reserved)
+        return actual
+
+    def _events(self, execution_id: str, kinds: str) -> list[tuple[str, Kind, str]]:
+        """Plan, kind and payload of an execution's events of these kinds, in their order."""
+        query = f"SELECT plan, kind, payload FROM events WHERE execution_id = ? AND {kinds} ORDER BY id"  # noqa: S608 - constants
+        return self.connection.execute(query, (execution_id,)).fetchall()
 
     def _remove(self, old: Hold, *, spent: int) -> None:
         self.connection.execute("DELETE FROM reservations WHERE execution_id = ?", (old.execution_id,))
-        self._move(old.plan, reserved=-old.amount, spent=spent)
+        account = self.account(old.plan)
+        account.reserved -= old.amount
+        account.spent = counted(account.spent, spent)
 
-    def _move(self, plan: str, *, reserved: int = 0, spent: int = 0) -> None:
-        self.connection.execute(
-            # What is due is closed whatever it comes to: beyond the largest amount a plan counts no further.
-            "UPDATE plans SET reserved_micro_usd = reserved_micro_usd + ?,"
-            " spent_micro_usd = min(spent_micro_usd + ?, ?) WHERE key = ?",
-            (reserved, spent, MAX_INTEGER, plan),
-        )
-
-    def _last_expiry(self, execution_id: str) -> int:
-        query = (
-            f"SELECT kind, payload FROM events WHERE execution_id = ? AND {CHARGES} ORDER BY id DESC LIMIT 1"  # noqa: S608
-        )
-        return charged(self.connection.execute(query, (execution_id,)))
-
-    def _put_right(self, plan: str, execution_id: str, before: int, actual: int) -> None:
-        if actual != before:
-            self._move(plan, spent=actual - before)
-            payload: JsonObject = {"actual_micro_usd": actual, "delta_micro_usd": actual - before}
+    def _put_right(self, plan: str, execution_id: str, actual: int, delta: int) -> None:
+        if delta:
+            account = self.account(plan)
+            account.spent = counted(account.spent, delta)
+            payload: JsonObject = {"actual_micro_usd": actual, "delta_micro_usd": delta}
             self.append(plan, "budget.correct", execution_id, payload)
 
 
-def _check_limit(account: PlanState, amount: int) -> None:
-    limit, spent, reserved = account.limit_micro_usd, account.spent_micro_usd, account.reserved_micro_usd
+def _check_limit(account: Account, amount: int) -> None:
+    limit, spent, reserved = account.limit, account.spent, account.reserved
     if spent + reserved + amount > MAX_INTEGER:
         raise BudgetRefused(
             f"plan {account.key!r} cannot count beyond {usd(MAX_INTEGER)} USD, and {usd(amount)} more would",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from theory.canon import MAX_INTEGER, event_hash
+from theory.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -29,8 +29,12 @@ Kind: TypeAlias = Literal[
 EVENT_COLUMNS = "plan, seq, ts, kind, execution_id, payload, prev, hash"
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+def micro(seconds: float) -> int:
+    """Seconds as the ledger writes them, in whole µs."""
+    return round(seconds * 1_000_000)
+
+
+class Event(Record):
     """One line of a plan, as it stands in the database."""
 
     plan: str
@@ -44,21 +48,27 @@ class Event:
 
     def computed_hash(self) -> str:
         """What ``hash`` must be."""
-        return event_hash(
-            {
-                "plan": self.plan,
-                "seq": self.seq,
-                "ts": self.ts,
-                "kind": self.kind,
-                "execution_id": self.execution_id,
-                "payload": self.payload,
-                "prev": self.prev,
-            }
-        )
+        return hash_of(self.plan, self.seq, self.ts, self.kind, self.execution_id, self.payload, self.prev)
 
 
-@dataclass(frozen=True, slots=True)
-class PlanState:
+def hash_of(
+    plan: str, seq: int, ts: int, kind: Kind, execution_id: str | None, payload: str, prev: str
+) -> str:
+    """The hash of an event with these columns."""
+    return event_hash(
+        {
+            "plan": plan,
+            "seq": seq,
+            "ts": ts,
+            "kind": kind,
+            "execution_id": execution_id,
+            "payload": payload,
+            "prev": prev,
+        }
+    )
+
+
+class PlanState(Record):
     """A plan as it stands."""
 
     key: str
@@ -91,7 +101,7 @@ def faults(events: Iterable[Event], state: PlanState) -> Iterator[str]:
         try:
             payload = json.loads(event.payload)
             reserved += _reserved(event.kind, payload)
-            spent = min(spent + _spent(event.kind, payload), MAX_INTEGER)  # a plan counts no further
+            spent = counted(spent, _spent(event.kind, payload))
             if event.kind in {"plan.create", "plan.limit"}:
                 limit = payload["limit_micro_usd"]
         except (ValueError, KeyError, TypeError):
@@ -123,6 +133,15 @@ def _spent(kind: Kind, payload: JsonObject) -> int:
     if kind == "budget.expire":
         return _amount(payload, "amount_micro_usd")
     return _amount(payload, "delta_micro_usd") if kind == "budget.correct" else 0
+
+
+def counted(spent: int, more: int) -> int:
+    """What is spent after a charge or (below zero) a correction, in micro-USD.
+
+    What is due is closed whatever it comes to: beyond the largest amount a plan counts no further, and what
+    it has not counted cannot be taken away again.
+    """
+    return max(0, min(spent + more, MAX_INTEGER))
 
 
 def charged(rows: Iterable[tuple[Kind, str]]) -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
-from theory.canon import compact
+from theory import record
+from theory.canon import canonical, compact
 from theory.errors import Internal
 
 if TYPE_CHECKING:
@@ -20,8 +21,7 @@ MAX_ENVELOPE_BYTES = 64 * 1024  # of JSON kept in the closing event; docs/refere
 ClosingKind: TypeAlias = Literal["execution.success", "execution.failure", "execution.memo_hit"]
 
 
-@dataclass(frozen=True, slots=True)
-class Closing:
+class Closing(record.Record):
     """All that makes an execution true."""
 
     execution_id: str
@@ -42,8 +42,8 @@ class Closing:
     )  # role -> cid of what a replay or explanation needs
     envelope_cid: str | None = None  # where the envelope is kept as a blob, because it does not fit here
 
-    def payload(self, actual_micro_usd: int, *, estimated: bool) -> JsonObject:
-        """The content of the closing event.
+    def payload(self, actual_micro_usd: int, *, estimated: bool) -> str:
+        """The content of the closing event, in canonical spelling.
 
         Raises:
             Internal: The envelope does not fit and is not kept as a blob.
@@ -58,17 +58,17 @@ class Closing:
             "started_ts": round(self.started_at * 1_000_000),
             "blobs": dict(self.blobs),
         }
-        if self.envelope_cid is not None:
-            content["envelope_cid"] = self.envelope_cid
-        elif fits(self.envelope):
+        if self.envelope_cid is None:
             content["envelope"] = self.envelope
         else:
+            content["envelope_cid"] = self.envelope_cid
+        data = canonical(content)
+        if self.envelope_cid is None and len(data) > MAX_ENVELOPE_BYTES and not fits(self.envelope):
             raise Internal(f"the envelope of execution {self.execution_id} is too large for the ledger")
-        return content
+        return data.decode()
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(record.Record):
     """One closed execution, as its closing event tells it."""
 
     execution_id: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from theory.errors import TheoryError
+from theory.errors import Retry, TheoryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,14 +27,25 @@ class Heartbeat:
         self._thread: threading.Thread | None = None
 
     def beat_every(self, seconds: float) -> None:
-        """Beat at least so often from now on."""
+        """Beat at least so often from now on.
+
+        Raises:
+            Retry: No thread is to be had.
+        """
         with self._changed:
             if seconds < self._every_s:
                 self._every_s = seconds
                 self._changed.notify()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="theory-ledger-heartbeat", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="theory-ledger-heartbeat", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    raise Retry(
+                        "this machine has no room for another thread",
+                        hint="end something else, or allow more: ulimit -u",
+                    ) from error
+                self._thread = thread
 
     def stop(self) -> None:
         """End the thread; a beat that is under way is waited for."""

@@ -8,29 +8,22 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import contextmanager
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from theory.errors import ArtifactNotFound, Internal, LedgerFailed, Usage
-from theory.ledger.account import (
-    SELECT_HOLD,
-    SELECT_PLAN,
-    Books,
-    Hold,
-    check_amount,
-    check_key,
-    is_amount,
-    is_text,
-)
-from theory.ledger.chain import EVENT_COLUMNS, Event, PlanState, faults
-from theory.ledger.database import CLOSINGS, PATIENCE_S, Database
+from theory.errors import ArtifactNotFound, Internal, LedgerFailed, TheoryError, Usage
+from theory.ledger.account import SELECT_HOLD, SELECT_PLAN, Books, Hold, check_amount, is_amount, is_text
+from theory.ledger.chain import EVENT_COLUMNS, Event, PlanState, faults, micro
+from theory.ledger.database import CLOSINGS, LAYOUT
 from theory.ledger.execution import Closing, Record
 from theory.ledger.owner import Owner
-from theory.paths import printable
+from theory.paths import quoted
+from theory.request import check_plan_key
+from theory.sqlite import PATIENCE_S, Database
 from theory.types import Artifact
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
@@ -38,8 +31,15 @@ if TYPE_CHECKING:
 
 LASTS_S = 300.0  # how long a reservation outlives the last sign of an owner that cannot be looked at
 
+Answer = TypeVar("Answer")
+
 _PAGE = 1000  # rows read at a time, so that a long listing never holds the file
 _SELECT_NAME = "SELECT path, cid, size_bytes, mime FROM names"
+
+
+class _Held(NamedTuple):
+    amount: int  # micro-USD
+    lasts_s: float
 
 
 class Ledger:
@@ -68,13 +68,15 @@ class Ledger:
             owner: Who holds what is reserved here; None: this process.
         """
         self._clock = clock
-        self._database = Database(path, patience_s)
+        self._database = Database(path, LAYOUT, patience_s)
+        self._database.open()
         self._given_owner = owner
         self._owner: Owner | None = None
         self._pid = os.getpid()
-        self._held: dict[str, float] = {}  # ours that are open, and for how many seconds each lasts
+        self._held: dict[str, _Held] = {}  # what this process has reserved and not closed, by execution
         self._heartbeat: Heartbeat | None = None
         self._guard = Lock()  # of the two above
+        self._plans: set[str] = set()  # that are there: no plan is ever removed
 
     def __enter__(self) -> Ledger:  # noqa: PYI034 - typing.Self is newer than our oldest Python
         """Use it in a ``with`` block, which closes it."""
@@ -86,7 +88,7 @@ class Ledger:
 
     def close(self) -> None:
         """End the heartbeat and close the file; what is still reserved stays so while this process lives."""
-        self._here()
+        self._look_around()
         if self._heartbeat is not None:
             self._heartbeat.stop()
             self._heartbeat = None
@@ -100,8 +102,12 @@ class Ledger:
         Raises:
             Usage: No plan can have this key.
         """
-        check_key(key)
-        return not self._states(key) and self._create_plan(key, None)
+        if key in self._plans:
+            return False
+        check_plan_key(key)
+        made = not self._states(key) and self._write(lambda books: books.create(key, None))
+        self._plans.add(key)
+        return made
 
     def create_plan(self, key: str, limit_micro_usd: int | None) -> None:
         """Make a plan, with a limit or (None) to count only.
@@ -109,9 +115,9 @@ class Ledger:
         Raises:
             Usage: It is there already, or no plan can have this key or limit.
         """
-        check_key(key)
+        check_plan_key(key)
         check_amount("limit", limit_micro_usd or 0)
-        if not self._create_plan(key, limit_micro_usd):
+        if not self._write(lambda books: books.create(key, limit_micro_usd)):
             raise Usage(
                 f"plan {key!r} is there already", hint="change its limit with: theory plan limit KEY USD"
             )
@@ -125,10 +131,7 @@ class Ledger:
         """
         check_amount("limit", limit_micro_usd or 0)
         self.plan(key)
-        with self._writing() as books:
-            query = "UPDATE plans SET limit_micro_usd = ? WHERE key = ?"
-            books.connection.execute(query, (limit_micro_usd, key))
-            books.append(key, "plan.limit", None, {"limit_micro_usd": limit_micro_usd})
+        self._write(lambda books: books.limit(key, limit_micro_usd))
 
     def plan(self, key: str) -> PlanState:
         """A plan as it stands.
@@ -143,7 +146,7 @@ class Ledger:
 
         near = get_close_matches(key, [state.key for state in self.plans()], n=3)
         raise ArtifactNotFound(
-            f"there is no plan {printable(key)!r}",
+            f"there is no plan {quoted(key)}",
             hint=f"did you mean {' or '.join(near)}?" if near else "see: theory plan ls",
         )
 
@@ -166,9 +169,8 @@ class Ledger:
             ArtifactNotFound: There is no such plan.
         """
         state = self.plan(key)
-        seen = (
-            event for event in self.events(key) if event.seq <= state.events
-        )  # others may write meanwhile
+        # Others may write meanwhile.
+        seen = (event for event in self.events(key) if event.seq <= state.events)
         found = list(faults(seen, state))
         events, last, reserved, held = self._database.read(
             "SELECT events, (SELECT max(seq) FROM events AS e WHERE e.plan = plans.key), reserved_micro_usd,"
@@ -189,8 +191,8 @@ class Ledger:
     def reserve(self, plan: str, execution_id: str, amount: int, *, lasts_s: float = LASTS_S) -> None:
         """Hold an amount for an execution, durably, until it is settled or released.
 
-        Zero writes nothing. What a dead process still holds for the same execution is taken over: the larger
-        of the two amounts is held, since the first attempt may have cost what it reserved.
+        Zero writes nothing. What a dead process still holds for the same execution is charged in full and
+        marked as estimated, for it may have spent it; the limit is asked after that.
 
         Args:
             plan: An existing plan.
@@ -211,11 +213,12 @@ class Ledger:
             (execution_id,),
         ):
             return
-        here = self._here()
-        with self._writing() as books:
-            books.reserve(plan, execution_id, amount, here=here, expires=books.now + _micro(lasts_s))
+        here, lasts = self._here(), micro(lasts_s)
+        self._write(lambda books: books.reserve(plan, execution_id, amount, here=here, lasts=lasts))
+        if not amount:
+            return
         with self._guard:
-            self._held[execution_id] = lasts_s
+            self._held[execution_id] = _Held(amount, lasts_s)
             if self._heartbeat is None:
                 from theory.ledger.heartbeat import Heartbeat  # noqa: PLC0415 - most executions hold nothing
 
@@ -224,12 +227,14 @@ class Ledger:
 
     def release(self, execution_id: str) -> None:
         """Give back what this process holds for an execution that never started; nothing held is fine too."""
-        here = self._here()
+
+        def give_back(books: Books) -> None:
+            hold = books.hold(execution_id)
+            if hold and hold.owner == self._here():
+                books.end(hold, "budget.release")
+
         if self._database.read(f"{SELECT_HOLD} WHERE execution_id = ?", (execution_id,)):
-            with self._writing() as books:
-                hold = books.hold(execution_id)
-                if hold and hold.owner == here:
-                    books.end(hold, "budget.release")
+            self._write(give_back)
         self._forget(execution_id)
 
     def renew(self) -> None:
@@ -237,15 +242,17 @@ class Ledger:
         here = self._here()
         with self._guard:
             held = dict(self._held)
-        if not held:
-            return
         owner = (here.boot, here.namespace, here.pid, here.started)
-        with self._writing() as books:
+
+        def put_off(books: Books) -> None:
             books.connection.executemany(
                 "UPDATE reservations SET expires = ? WHERE execution_id = ? AND boot IS ? AND namespace IS ?"
                 " AND pid = ? AND started IS ?",
-                [(books.now + _micro(lasts_s), id_, *owner) for id_, lasts_s in held.items()],
+                [(books.now + micro(ours.lasts_s), id_, *owner) for id_, ours in held.items()],
             )
+
+        if held:
+            self._write(put_off)
 
     def reconcile(self, *, keep: str | None = None) -> tuple[str, ...]:
         """Close what the dead still hold, in full and marked as estimated, for they may have spent it.
@@ -259,20 +266,19 @@ class Ledger:
         Returns:
             The executions whose reservations were closed, by id.
         """
-        here = self._here()
         query = f"{SELECT_HOLD} ORDER BY execution_id"
 
         def lost(rows: Iterable[Any], now: int) -> list[Hold]:
-            holds = map(Hold.of, rows)
-            return [hold for hold in holds if hold.execution_id != keep and not hold.lives(here, now)]
+            holds = [hold for hold in map(Hold.of, rows) if hold.execution_id != keep]
+            return [hold for hold in holds if not hold.lives(self._here(), now)]
 
-        if not lost(self._database.read(query), _micro(self._clock())):
-            return ()
-        with self._writing() as books:
+        def end(books: Books) -> tuple[str, ...]:
             found = lost(books.connection.execute(query).fetchall(), books.now)
             for hold in found:
                 books.end(hold, "budget.expire")
-        return tuple(hold.execution_id for hold in found)
+            return tuple(hold.execution_id for hold in found)
+
+        return self._write(end) if lost(self._database.read(query), micro(self._clock())) else ()
 
     # ------------------------------------------------------------ executions
 
@@ -284,28 +290,24 @@ class Ledger:
         process lives (its machine was suspended, say), what was charged then is corrected to the actual cost.
 
         Raises:
-            LedgerFailed: It was closed before; nothing is changed.
+            LedgerFailed: It was closed before. What this process still holds for it is charged; nothing else
+                is changed.
             ArtifactNotFound: There is no such plan.
             Internal: The closing breaks the rules of its own record.
         """
         id_, cost = closing.execution_id, closing.actual_micro_usd
         if cost is not None and not is_amount(cost):
             raise Internal(f"execution {id_} closes with a cost of {cost!r} micro-USD")
-        self._here()
-        with self._writing() as books:
-            if kind := books.closed_as(id_):
-                raise LedgerFailed(
-                    f"execution {id_} was closed before, as {kind}", hint="see it with: theory show ID"
-                )
-            books.state(closing.plan)
-            actual, estimated = books.settle(closing, expired=id_ in self._held)
-            payload = closing.payload(actual, estimated=estimated)
-            row = books.append(closing.plan, closing.kind, id_, payload)
-            books.connection.executemany(
-                "INSERT OR REPLACE INTO names VALUES (?, ?, ?, ?, ?)",
-                [(name.path, name.cid, name.size_bytes, name.mime, row) for name in closing.names],
-            )
+        self._look_around()
+        ours = self._held.get(id_)
+        before = self._write(
+            lambda books: books.close(closing, here=self._here, reserved=ours and ours.amount)
+        )
         self._forget(id_)
+        if before:
+            raise LedgerFailed(
+                f"execution {id_} was closed before, as {before}", hint="see it with: theory show ID"
+            )
 
     def correct(self, execution_id: str, actual_micro_usd: int) -> None:
         """Put right an estimated cost that is known now: all that the execution cost, retries included.
@@ -317,8 +319,7 @@ class Ledger:
             Usage: Its cost was no estimate, or the amount is out of range.
         """
         check_amount("cost", actual_micro_usd)
-        with self._writing() as books:
-            books.correct(execution_id, actual_micro_usd)
+        self._write(lambda books: books.correct(execution_id, actual_micro_usd))
 
     def execution(self, execution_id: str) -> Record | None:
         """A closed execution, or None."""
@@ -361,16 +362,30 @@ class Ledger:
 
     # ------------------------------------------------------------ within
 
-    @contextmanager
-    def _writing(self) -> Iterator[Books]:
-        with self._database.transaction() as connection:
-            yield Books(connection, _micro(self._clock()))
+    def _write(self, change: Callable[[Books], Answer]) -> Answer:
+        """What the change answers, once it is durable."""
 
-    def _here(self) -> Owner:
-        """This process; one that was just forked holds nothing and has no heartbeat yet."""
+        def within(connection: sqlite3.Connection) -> Answer:
+            books = Books(connection, micro(self._clock()))
+            answer = change(books)
+            books.flush()
+            return answer
+
+        try:
+            return self._database.write(within)
+        except TheoryError:
+            self._plans.clear()  # it may be another file by now, put in the place of one that failed
+            raise
+
+    def _look_around(self) -> None:
+        """Notice a fork: the child holds nothing and has no heartbeat yet."""
         if self._pid != os.getpid():
             self._guard = Lock()
             self._held, self._heartbeat, self._owner, self._pid = {}, None, None, os.getpid()
+
+    def _here(self) -> Owner:
+        """This process."""
+        self._look_around()
         if self._owner is None:
             self._owner = self._given_owner or Owner.here()
         return self._owner
@@ -382,15 +397,3 @@ class Ledger:
     def _states(self, key: str) -> list[PlanState]:
         rows = self._database.read(f"{SELECT_PLAN} WHERE key = ?", (key,)) if is_text(key) else ()
         return [PlanState(*row) for row in rows]
-
-    def _create_plan(self, key: str, limit: int | None) -> bool:
-        with self._writing() as books:
-            query = "INSERT OR IGNORE INTO plans (key, limit_micro_usd) VALUES (?, ?)"
-            made = books.connection.execute(query, (key, limit)).rowcount == 1
-            if made:
-                books.append(key, "plan.create", None, {"limit_micro_usd": limit})
-        return made
-
-
-def _micro(seconds: float) -> int:
-    return round(seconds * 1_000_000)

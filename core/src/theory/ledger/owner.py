@@ -7,14 +7,14 @@ Source: proc(5): ``/proc/sys/kernel/random/boot_id``, ``/proc/<pid>/ns/pid``, ``
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Literal
+
+from theory.record import Record
 
 _DEAD_STATES = frozenset({"Z", "X", "x"})  # a zombie runs nothing any more; it only waits for its parent
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(Record):
     """One process, of all that ever ran on any machine.
 
     Without Linux's ``/proc`` the first two are None, and nobody can tell whether the owner lives.
