@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
+import theory_adapter_process.adapter as process
 from theory import errors
 from theory.testing.channel import RecordingChannel
 from theory.types import Runtime, Secrets
@@ -265,6 +267,49 @@ def test_a_failing_channel_ends_the_command_and_is_told(bench: Bench) -> None:
         later.within(10)
 
 
+# ---------------------------------------------------------------- what the machine refuses
+
+
+@linux
+def test_where_no_more_files_can_be_opened_a_later_try_is_advised_and_none_stays_open(bench: Bench) -> None:
+    import resource
+
+    job = bench.job(command=shell("exit 0"))
+    bench.run(job)  # the environment is there
+    workspace = bench.workspace(job)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.open(os.devnull, os.O_RDONLY)]
+    try:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 30, limits[1])
+        )
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(10):  # each has one more to spend than the one before, and needs about 14
+            with pytest.raises(errors.Retry, match="Too many open files") as caught:
+                process.execute(job, workspace, Options(), Secrets(), RecordingChannel())
+            assert "ulimit -n" in caught.value.hint
+            os.close(taken.pop())  # were one left open, the next would have less to spend
+        for _ in range(10):
+            os.close(taken.pop())
+        outcome = process.execute(job, workspace, Options(), Secrets(), RecordingChannel())
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert outcome.exit_code == 0
+
+
+def test_a_cache_that_cannot_be_written_is_told(bench: Bench) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("runs as root, which no permission stops")
+    bench.cache.mkdir(exist_ok=True)
+    bench.cache.chmod(0o500)
+    with pytest.raises(errors.StoreFailed, match=r"cannot write to .*cache.*: Permission denied"):
+        bench.run(bench.job(command=shell("exit 0")))
+
+
 # ---------------------------------------------------------------- limits
 
 
@@ -272,8 +317,28 @@ def test_a_failing_channel_ends_the_command_and_is_told(bench: Bench) -> None:
 def test_memory_is_limited_for_one_process(bench: Bench) -> None:
     job = bench.job(command=python("x = bytearray(300 << 20)"), runtime=Runtime(memory=128))
     ran = bench.run(job)
-    assert ran.outcome.exit_code == 1, str(ran)
     assert b"MemoryError" in ran.channel.output("stderr")
+    assert (ran.outcome.ended, ran.outcome.exit_code) == ("oom", None)
+    assert ran.outcome.message == "it was refused more, and ended with: MemoryError"
+
+
+@linux
+@pytest.mark.parametrize(
+    ("script", "ended"),
+    [
+        ("echo numpy._core._exceptions._ArrayMemoryError: Unable to allocate 8 GiB >&2; exit 1", "oom"),
+        ("echo 'what():  std::bad_alloc' >&2; kill -ABRT $$", "oom"),
+        ("echo 'memory allocation of 8 bytes failed' >&2; exit 134", "oom"),
+        ("echo 'fork: Cannot allocate memory' >&2; exit 2", "oom"),
+        ("echo MemoryError >&2; exit 0", "exit"),
+        ("echo MemoryError >&2; echo 'tried it with less: wrong input' >&2; exit 1", "exit"),
+        ("echo MemoryError; exit 1", "exit"),
+        ("echo 'ValueError: not a MemoryError' >&2; exit 1", "exit"),
+    ],
+    ids=["NumPy", "C++", "Rust", "strerror", "a success", "not the last word", "stdout", "another error"],
+)
+def test_a_failure_whose_last_word_is_a_want_of_memory_is_one(bench: Bench, script: str, ended: str) -> None:
+    assert bench.run(bench.job(command=shell(script))).outcome.ended == ended
 
 
 @linux

@@ -104,13 +104,49 @@ def test_a_faulty_entry_is_told(bench: Bench, told: dict[str, object], message: 
 
 
 @pytest.mark.parametrize(
-    "line", ["-r other.txt", "  --requirement=other.txt", "-e .", "-c limits.txt", "-rother.txt"]
+    "line",
+    [
+        *("-r other.txt", "  --requirement=other.txt", "-rother.txt", "--req other", "-c limits.txt", "-e ."),
+        *("-f wheels", "--find-links=wheels", "./tiny.whl", "tiny.whl", "tiny-1.0.tar.gz[extra]", "../tiny"),
+        *("sub/tiny", "/abs/tiny", "file:///tiny.whl", "tiny @ file:tiny.whl", "tiny==${VERSION}", "."),
+        *("tiny @ https://host/${NAME}.whl", "tiny==1 -r other", "tiny==1 --hash=sha256:00 -r other"),
+        *("\\\n-r other", "--config-settings=x", "-"),
+    ],
 )
-def test_a_lock_that_takes_in_other_files_is_refused(bench: Bench, line: str) -> None:
+def test_a_lock_that_takes_in_what_it_does_not_cover_is_refused(bench: Bench, line: str) -> None:
     folder = bench.folder / "entry"
     folder.mkdir()
     (folder / "lock").write_text(f"tiny==1.0\n{line}\n", encoding="utf-8")
-    with pytest.raises(errors.RegistryFault, match="lock, line 2 takes in other files"):
+    with pytest.raises(errors.RegistryFault, match=r"lock, line [23] takes in what the lock itself does not"):
+        process.identify(bench.processor(adapter={"process": {"requirements": "lock"}}), Options())
+
+
+@pytest.mark.parametrize(
+    "lock",
+    [
+        "tiny==1.0",
+        "tiny[a, b]>=1,<2 ; python_version<'3.12'",
+        "tiny (==1.0)",
+        "zope.interface===5.0+local",
+        "tiny==1.0 \\\n    --hash=sha256:00 \\\n    --hash=sha256:11\n    # via other \\",
+        "--index-url https://${TOKEN}@host/\n-i https://host/\n--no-binary tiny\n--only-binary=:all:",
+        "tiny @ https://host/tiny.whl --hash=sha256:00",
+        "git+https://host/tiny@abc",
+        "\ufeff# a comment -r other\n\n",
+    ],
+)
+def test_a_lock_of_names_versions_and_hashes_is_taken(bench: Bench, lock: str) -> None:
+    folder = bench.folder / "entry"
+    folder.mkdir()
+    (folder / "lock").write_text(lock, encoding="utf-8")
+    assert process.identify(bench.processor(adapter={"process": {"requirements": "lock"}}), Options()).id
+
+
+def test_a_lock_that_is_too_large_is_refused_and_not_cut(bench: Bench) -> None:
+    folder = bench.folder / "entry"
+    folder.mkdir()
+    (folder / "lock").write_bytes(b"#" * (16 * 1024 * 1024 + 1))
+    with pytest.raises(errors.RegistryFault, match="lock is larger than 16 MiB"):
         process.identify(bench.processor(adapter={"process": {"requirements": "lock"}}), Options())
 
 
@@ -120,7 +156,7 @@ def test_an_interpreter_that_is_none_is_refused(bench: Bench, python: str) -> No
         process.identify(bench.processor(), Options(python=python))
 
 
-@given(open_files=st.integers(max_value=15))
+@given(open_files=st.integers(min_value=-1000, max_value=15))
 def test_an_open_files_limit_that_no_program_survives_is_refused(open_files: int) -> None:
     with pytest.raises(errors.BadAdapterOptions, match="open_files is below 16"):
         options_of("process", Options, {"open_files": open_files})

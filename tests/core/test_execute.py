@@ -13,18 +13,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from theory.cancel import Cancellation
-from theory.execute import MAX_LINE_BYTES, LogChannel, guarded
+from theory.delivery import Delivery
+from theory.execute import MAX_LINE_BYTES, LogChannel
 from theory.redact import Redactor
+from theory.testing.channel import Later
 
 
 def hear(
     *portions: bytes, secrets: tuple[str, ...] = (), stream: str = "stdout"
 ) -> tuple[list[Any], LogChannel]:
     events: list[Any] = []
-    channel = LogChannel(10, Cancellation(), Redactor(secrets), events.append)
-    for portion in portions:
-        channel.write(stream, portion)  # type: ignore[arg-type]  # one of the two
-    channel.close()
+    with Delivery(events.append, Cancellation()) as tell:
+        channel = LogChannel(10, Cancellation(), Redactor(secrets), tell)
+        for portion in portions:
+            channel.write(stream, portion)  # type: ignore[arg-type]  # one of the two
+        channel.close()
     return events, channel
 
 
@@ -126,7 +129,7 @@ def test_a_secret_that_stands_in_the_json_itself_makes_the_event_a_masked_log_li
 
 
 def test_the_deadline_counts_from_the_first_start() -> None:
-    channel = LogChannel(10, Cancellation(), Redactor())
+    channel = LogChannel(10, Cancellation(), Redactor(), Delivery(None, Cancellation()))
     assert channel.deadline is None
     channel.started()
     first = channel.deadline
@@ -143,30 +146,76 @@ def test_events_come_one_thread_at_a_time_and_none_is_lost() -> None:
         heard.append(event)
         inside[0] -= 1
 
-    channel = LogChannel(10, Cancellation(), Redactor(), listen)
-    gate = threading.Barrier(4)
+    with Delivery(listen, Cancellation()) as tell:
+        channel = LogChannel(10, Cancellation(), Redactor(), tell)
+        gate = threading.Barrier(4)
 
-    def write(number: int) -> None:
-        gate.wait()
-        for _ in range(200):
-            channel.write("stdout" if number % 2 else "stderr", b"line\n")
+        def write(number: int) -> None:
+            gate.wait()
+            for _ in range(200):
+                channel.write("stdout" if number % 2 else "stderr", b"line\n")
 
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(write, range(4)))
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(write, range(4)))
+        channel.close()
     assert (most[0], len(heard)) == (1, 800)
 
 
-def test_a_listener_whose_reader_has_gone_is_left_alone_without_a_word(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    calls = []
+class Stuck:
+    """A listener that takes one event and does not come back until it is let go."""
 
-    def listen(event: object) -> None:
-        calls.append(event)
-        raise BrokenPipeError
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+        self.inside = threading.Event()
+        self.let_go = threading.Event()
 
-    tell = guarded(listen)
-    tell({"event": "x"})
-    tell({"event": "x"})
-    assert len(calls) == 1
-    assert capsys.readouterr().err == ""
+    def __call__(self, event: object) -> None:
+        self.heard.append(event)
+        self.inside.set()
+        self.let_go.wait(60)
+
+
+@pytest.mark.parametrize("end", ["cancellation", "deadline"])
+def test_a_listener_that_does_not_come_back_holds_up_nobody_after_the(end: str) -> None:
+    listen, cancellation = Stuck(), Cancellation()
+    tell = Delivery(listen, cancellation, patience=0.1)
+    channel = LogChannel(0.2 if end == "deadline" else 600, cancellation, Redactor(), tell)
+    channel.started()
+    writer = Later(lambda: channel.write("stdout", b"x" * 100 + b"\n" * 40_000))
+    assert listen.inside.wait(30)
+    channel.tail()  # no lock is held meanwhile
+    if end == "cancellation":
+        cancellation.set()
+    writer.within(30)
+    Later(channel.close).within(30)
+    Later(tell.close).within(30)
+    listen.let_go.set()
+    assert len(listen.heard) == 1
+    assert channel.tail() == "\n" * 39
+
+
+def test_a_writer_waits_for_a_listener_that_has_too_much_to_hear_already() -> None:
+    listen, cancellation = Stuck(), Cancellation()
+    with Delivery(listen, cancellation) as tell:
+        channel = LogChannel(600, cancellation, Redactor(), tell)
+
+        def write() -> None:
+            for number in range(20_000):
+                channel.write("stdout", b"%d\n" % number)
+
+        writer = Later(write)
+        with pytest.raises(TimeoutError, match="did not return"):
+            writer.within(0.5)
+        listen.let_go.set()
+        writer.within(60)
+        channel.close()
+    assert [event["text"] for event in listen.heard] == [str(number) for number in range(20_000)]
+
+
+def test_what_comes_after_the_end_is_not_taken() -> None:
+    heard: list[Any] = []
+    with Delivery(heard.append, Cancellation()) as tell:
+        channel = LogChannel(10, Cancellation(), Redactor(), tell)
+        channel.close()
+        channel.write("stdout", b"late\n")
+    assert (heard, channel.tail()) == ([], "")

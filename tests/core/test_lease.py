@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -161,3 +163,23 @@ def test_a_lock_that_a_sweep_holds_for_a_moment_is_waited_for(
     with lease(tmp_path, "swept") as held:
         assert held == folder
     assert holders == []
+
+
+def test_those_who_want_one_execution_at_once_get_it_one_after_the_other_or_are_told_to_wait(
+    tmp_path: Path,
+) -> None:
+    inside, held = [0], [0]
+
+    def want(_: int) -> None:
+        for _ in range(30):
+            with suppress(Busy), lease(tmp_path, ID) as folder:
+                inside[0] += 1
+                assert inside[0] == 1
+                assert (folder / "work" / "out").is_dir()
+                held[0] += 1
+                inside[0] -= 1
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(want, range(4)))
+    assert held[0] > 0
+    assert os.listdir(tmp_path) == []

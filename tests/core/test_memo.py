@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from theory.memo import recall, remembers
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from theory import Outcome, Runner, Success
+    from theory import Outcome, Runner
 
 
 class Counting(Fake):
@@ -127,38 +129,49 @@ def test_what_pretends_never_serves_a_real_run_nor_the_other_way_round(tmp_path:
 # ---------------------------------------------------------------- damage
 
 
-def blob(runner: Runner, envelope: Success) -> Path:
-    digits = envelope.outputs[0].cid.removeprefix("b3:")
-
-    return Path(runner.settings.home, "store", "blobs", "b3", digits[:2], digits)
+GREETING = b"hello" * 20_000  # too large for the store's database
 
 
-def gone(path: Path) -> None:
-    path.unlink()
+def gone(runner: Runner, cid: str) -> None:
+    runner.store.delete([cid])
 
 
-def flipped(path: Path) -> None:
-    path.chmod(0o644)
-    path.write_bytes(b"9")
+def changed(runner: Runner, cid: str, content: bytes) -> None:
+    """Put other bytes in the place of a blob, in its file or in its row."""
+    root, digits = Path(runner.settings.home, "store"), cid.removeprefix("b3:")
+    file = root / "blobs" / "b3" / digits[:2] / digits
+    if file.exists():
+        file.chmod(0o644)
+        file.write_bytes(content)
+        return
+    with closing(sqlite3.connect(root / "small.db", isolation_level=None)) as raw:
+        rows = raw.execute("UPDATE blobs SET data = ? WHERE name = ?", (content, bytes.fromhex(digits)))
+        assert rows.rowcount == 1
 
 
-def cut(path: Path) -> None:
-    path.chmod(0o644)
-    path.write_bytes(b"")
+def flipped(runner: Runner, cid: str) -> None:
+    changed(runner, cid, b"9")
 
 
+def cut(runner: Runner, cid: str) -> None:
+    changed(runner, cid, b"")
+
+
+@pytest.mark.parametrize("content", [b"hello\n", GREETING], ids=["small", "large"])
 @pytest.mark.parametrize("damage", [gone, flipped, cut], ids=lambda damage: damage.__name__)
 def test_a_blob_that_is_gone_or_damaged_is_a_miss_and_the_run_heals_it(
-    tmp_path: Path, damage: Callable[[Path], None]
+    tmp_path: Path, damage: Callable[[Runner, str], None], content: bytes
 ) -> None:
     write_entry(tmp_path / "entries")
-    fake = Fake()
+    fake = Fake(files={"a.txt": content})
     with house(tmp_path, fake) as runner:
         first = good(runner.run("test/thing@1"))
-        damage(blob(runner, first))
+        damage(runner, first.outputs[0].cid)
         second = good(runner.run("test/thing@1"))
         assert second.meta["memo"] == "miss"
-        assert blob(runner, first).read_bytes() == b"hello\n"
+        with runner.open(first.outputs[0]) as stream:
+            is_whole = stream.read() == content
+        assert is_whole
         assert good(runner.run("test/thing@1")).meta["memo"] == "hit"
         assert len(fake.calls) == 2
 

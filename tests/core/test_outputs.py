@@ -12,7 +12,7 @@ import pytest
 
 from core.bed import Call, Fake, done, house, write_entry
 from theory import Failure, Success, outputs
-from theory.errors import BadOutputPath, BadOutputs, DuplicateOutput, OutputLimit
+from theory.errors import BadOutputPath, BadOutputs, DuplicateOutput, OutputLimit, Retry
 from theory.filestore import FileStore
 from theory.redact import Redactor
 from theory.registry import FolderRegistry
@@ -38,16 +38,24 @@ def processor(tmp_path: Path, **fields: Any) -> Processor:
     return found
 
 
-def check(out: Path, *, schema: Any = None, secrets: tuple[str, ...] = ()) -> outputs.Outputs:
+def check(
+    out: Path,
+    *,
+    schema: Any = None,
+    secrets: tuple[str, ...] = (),
+    found: Processor | None = None,
+    store: FileStore | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> outputs.Outputs:
     base = out.parent.parent
     fields = {} if schema is None else {"outputs": schema}
     return outputs.check_outputs(
-        processor(base, **fields),
+        found or processor(base, **fields),
         out,
         "/artifacts/outputs/",
-        FileStore(base / "store"),
+        store or FileStore(base / "store"),
         Redactor(secrets),
-        cancelled=lambda: False,
+        cancelled=cancelled,
     )
 
 
@@ -103,12 +111,22 @@ def unix_socket(out: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [link, dangling_link, link_to_folder, pipe, unix_socket], ids=lambda make: make.__name__
+    ("make", "kind"),
+    [
+        (link, "a link"),
+        (dangling_link, "a link"),
+        (link_to_folder, "a link"),
+        (pipe, "a pipe"),
+        (unix_socket, "a socket"),
+    ],
+    ids=["link", "dangling link", "link to a folder", "pipe", "socket"],
 )
-def test_what_is_no_regular_file_is_refused_by_name(out: Path, make: Callable[[Path], None]) -> None:
-    (out / "0").write_text("staged before")
+def test_what_is_no_regular_file_is_refused_by_name(
+    out: Path, make: Callable[[Path], None], kind: str
+) -> None:
+    (out / "0").write_bytes(bytes(100_000))  # staged before, in a file
     make(out)
-    with pytest.raises(BadOutputPath, match=r"the output 'a' is a link or a special file"):
+    with pytest.raises(BadOutputPath, match=rf"^the output 'a' is {kind}$"):
         check(out)
     assert staged_files(out) == []
 
@@ -120,7 +138,7 @@ def test_a_device_is_refused(out: Path) -> None:
         os.mknod(out / "a", 0o020600, os.makedev(1, 5))
     except PermissionError:
         pytest.skip("needs Linux and the right to make devices")
-    with pytest.raises(BadOutputPath, match="'a' is a link or a special file"):
+    with pytest.raises(BadOutputPath, match="'a' is a device"):
         check(out)
 
 
@@ -202,7 +220,7 @@ def test_too_many_files_are_refused(out: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_sparse_file_of_a_tebibyte_is_refused_before_it_is_read(out: Path) -> None:
     with (out / "a").open("wb") as file:
         file.truncate(2**40)
-    with pytest.raises(OutputLimit, match="64 GiB"):
+    with pytest.raises(OutputLimit, match=r"64 GiB with 'a', which has 1,099,511,627,776 bytes"):
         check(out)
     assert staged_files(out) == []
 
@@ -219,7 +237,7 @@ def test_a_file_swapped_for_a_link_after_it_was_listed_is_not_followed(
         (out / "a").symlink_to("/etc/hostname")
 
     monkeypatch.setattr(outputs, "_check_names", swap)
-    with pytest.raises(BadOutputPath, match="'a' cannot be opened"):
+    with pytest.raises(BadOutputPath, match="'a' was replaced or removed while"):
         check(out)
 
 
@@ -236,8 +254,47 @@ def test_a_folder_swapped_for_a_link_after_it_was_listed_is_not_followed(
         (out / "d").symlink_to("/etc")
 
     monkeypatch.setattr(outputs, "_check_names", swap)
-    with pytest.raises(BadOutputPath, match="'d/hostname' cannot be opened"):
+    with pytest.raises(BadOutputPath, match="'d/hostname' was replaced or removed while"):
         check(out)
+
+
+def test_a_file_that_grows_while_it_is_collected_is_refused(out: Path) -> None:
+    (out / "a").write_text("x" * 3_000_000)
+
+    def grow() -> bool:
+        with (out / "a").open("ab") as file:
+            file.write(b"more")
+        return False
+
+    with pytest.raises(BadOutputPath, match="'a' was changed while it was collected"):
+        check(out, cancelled=grow)
+    assert staged_files(out) == []
+
+
+def test_too_many_open_files_are_no_fault_of_the_processor(out: Path) -> None:
+    import resource
+
+    (out / "d").mkdir()
+    (out / "d" / "a").write_text("x")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.open(os.devnull, os.O_RDONLY)]
+    found, store = processor(out.parent.parent), FileStore(out.parent.parent / "store")
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(taken) + 40, limits[1]))
+        while True:
+            try:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+            except OSError:
+                break
+        for _ in range(3):  # each has one more to spend than the one before
+            with pytest.raises(Retry, match="Too many open files") as caught:
+                check(out, found=found, store=store)
+            assert "ulimit -n" in caught.value.hint
+            os.close(taken.pop())
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_a_name_with_the_value_of_a_secret_is_refused_and_not_shown(out: Path) -> None:
@@ -253,7 +310,7 @@ def test_a_hard_link_leaves_as_a_copy(out: Path) -> None:
     os.link(outside, out / "a.txt")
     found = check(out)
     outside.write_text("after!")
-    assert found.staged[0].path.read_text() == "before"
+    assert found.staged[0].data == b"before"
 
 
 def test_a_file_without_permissions_is_refused_by_name(out: Path) -> None:
@@ -262,7 +319,7 @@ def test_a_file_without_permissions_is_refused_by_name(out: Path) -> None:
     if os.geteuid() == 0:
         assert len(check(out).artifacts) == 1
         return
-    with pytest.raises(BadOutputPath, match="'a' cannot be opened: Permission denied"):
+    with pytest.raises(BadOutputPath, match="'a' cannot be read: Permission denied"):
         check(out)
 
 
@@ -285,7 +342,7 @@ def test_json_is_judged_by_its_content_and_all_else_by_mime_and_size(out: Path) 
     (out / "c").write_text("too much")
     with pytest.raises(BadOutputs, match=r"the outputs of test/thing@1 at /"):
         check(out, schema=schema)
-    assert staged_files(out) != []  # those of the success above
+    assert staged_files(out) == []
     (out / "c").unlink()
     (out / "a.json").write_text('{"n": 2}')
     with pytest.raises(BadOutputs, match=r"at /a.json"):
@@ -299,6 +356,28 @@ def test_json_larger_than_the_limit_is_judged_by_mime_and_size(
     (out / "a.json").write_text("[1,2,3,4,5,6,7")  # no JSON, and nobody asks
     schema = {"properties": {"a.json": {"const": {"mime": "application/json", "size_bytes": 14}}}}
     assert len(check(out, schema=schema).artifacts) == 1
+
+
+def test_json_beyond_16_mib_in_sum_is_judged_by_mime_and_size_in_the_order_of_names(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outputs, "MAX_PARSED_SUM_BYTES", 10)
+    for name in ("d.json", "c.json", "b.json", "a.json", "meta.json"):
+        (out / name).write_text('"abc"' if name != "meta.json" else '{"model": "m"}')
+    (out / "c.json").write_text("[1,2")  # no JSON, and nobody asks
+    (out / "d.json").write_text("")
+    schema = {
+        "properties": {
+            "a.json": {"const": "abc"},
+            "b.json": {"const": "abc"},
+            "c.json": {"const": {"mime": "application/json", "size_bytes": 4}},
+            "meta.json": {"const": {"model": "m"}},
+        },
+    }
+    with pytest.raises(BadOutputs, match=r"the output 'd.json' is not JSON"):
+        check(out, schema=schema)  # nothing is beyond what is left for it
+    (out / "d.json").unlink()
+    assert check(out, schema=schema).meta == {"model": "m"}
 
 
 @pytest.mark.parametrize("text", ["{", "NaN", '{"a":1,"a":2}', '"\\ud800"', "[" * 70 + "]" * 70])

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from theory import blobs, canon
-from theory.errors import ArtifactNotFound, Damaged, SaveFailed, Usage
+from theory.errors import ArtifactNotFound, Damaged, Interrupted, SaveFailed, Usage
 from theory.filestore import FileStore
 from theory.save import check_file, check_folder, save_all, save_one
 from theory.types import Artifact
+
+BAD = b"bad" * 30_000
 
 
 @pytest.fixture
@@ -27,6 +29,7 @@ def artifact(store: FileStore, path: str, content: bytes) -> Artifact:
 
 
 def blob(store: FileStore, content: bytes) -> Path:
+    """The file of one that is large enough to have its own."""
     digits = canon.cid_of(content).removeprefix("b3:")
     return store.root / "blobs" / "b3" / digits[:2] / digits
 
@@ -110,12 +113,12 @@ def test_a_folder_at_the_files_name_is_refused_before_anything_is_replaced(
 
 @pytest.mark.parametrize("how", ["damaged", "gone"])
 def test_a_blob_that_is_not_whole_replaces_nothing(store: FileStore, tmp_path: Path, how: str) -> None:
-    made = [artifact(store, "/artifacts/a", b"new"), artifact(store, "/artifacts/b", b"bad")]
+    made = [artifact(store, "/artifacts/a", b"new"), artifact(store, "/artifacts/b", BAD)]
     if how == "gone":
-        blob(store, b"bad").unlink()
+        blob(store, BAD).unlink()
     else:
-        blob(store, b"bad").chmod(0o644)
-        blob(store, b"bad").write_bytes(b"BAD")
+        blob(store, BAD).chmod(0o644)
+        blob(store, BAD).write_bytes(BAD.upper())
     (tmp_path / "out" / "artifacts").mkdir(parents=True)
     (tmp_path / "out" / "artifacts" / "a").write_text("old")
     (tmp_path / "one").write_text("old")
@@ -130,7 +133,7 @@ def test_a_blob_that_is_not_whole_replaces_nothing(store: FileStore, tmp_path: P
 
 
 def test_what_is_saved_is_a_copy_with_the_modes_of_the_user(store: FileStore, tmp_path: Path) -> None:
-    made = artifact(store, "/artifacts/a", b"x")
+    made = artifact(store, "/artifacts/a", BAD)
     before = os.umask(0o077)
     try:
         save_one(store, made, tmp_path / "one")
@@ -138,7 +141,7 @@ def test_what_is_saved_is_a_copy_with_the_modes_of_the_user(store: FileStore, tm
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "one").stat().st_mode) == 0o600
     (tmp_path / "one").write_text("edited")
-    assert blob(store, b"x").read_bytes() == b"x"
+    assert blob(store, BAD).read_bytes() == BAD
 
 
 def test_a_target_that_can_never_be_saved_to_is_refused_early(tmp_path: Path) -> None:
@@ -153,6 +156,57 @@ def test_a_target_that_can_never_be_saved_to_is_refused_early(tmp_path: Path) ->
     for special in (tmp_path / "pipe", Path("/dev/null")):
         with pytest.raises(Usage, match="is no regular file"):
             check_file(special)
-    check_folder(tmp_path / "new")
+    check_folder(tmp_path / "new" / "deep")
     check_file(tmp_path / "new")
     check_file(tmp_path / "file")
+
+
+def test_what_is_in_the_way_below_the_folder_is_found_early(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "artifacts").mkdir(parents=True)
+    (out / "artifacts" / "mine").write_text("in the way")
+    (out / "artifacts" / "linked").symlink_to(tmp_path)
+    for prefix in ("/artifacts/mine/", "/artifacts/linked/x/", "/artifacts/mine/{execution_id}/"):
+        with pytest.raises(
+            Usage, match=r"--save-dir .* cannot take the outputs: .*/artifacts/(mine|linked) is"
+        ):
+            check_folder(out, prefix)
+    check_folder(out, "/artifacts/outputs/")
+    check_folder(out, "/artifacts/mine{execution_id}/")
+    assert sorted(os.listdir(out)) == ["artifacts"]
+
+
+def test_a_folder_that_cannot_be_written_is_found_early(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    if os.geteuid() == 0:
+        closed = Path("/proc")  # where even root makes no folder
+        if not closed.is_dir():
+            pytest.skip("needs Linux: /proc")
+    for folder in (closed, closed / "new" / "deep"):
+        with pytest.raises(Usage, match=rf"--save-dir {folder} cannot be written: {closed}: "):
+            check_folder(folder)
+    with pytest.raises(Usage, match=rf"--save-first {closed}/file cannot be written: {closed}: "):
+        check_file(closed / "file")
+
+
+def test_a_cancellation_while_files_are_saved_leaves_those_that_were_there(
+    store: FileStore, tmp_path: Path
+) -> None:
+    made = [artifact(store, f"/artifacts/{name}", name.encode() * 2_000_000) for name in "ab"]
+    (tmp_path / "out" / "artifacts").mkdir(parents=True)
+    (tmp_path / "out" / "artifacts" / "a").write_text("old")
+    (tmp_path / "one").write_text("old")
+    blocks = []
+
+    def at_the_fourth() -> bool:
+        blocks.append(1)
+        return len(blocks) >= 4
+
+    with pytest.raises(Interrupted, match=r"cancelled while /artifacts/b was saved; the execution is closed"):
+        save_all(store, made, tmp_path / "out", cancelled=at_the_fourth)
+    with pytest.raises(Interrupted, match=r"cancelled while .*/one was saved"):
+        save_one(store, made[0], tmp_path / "one", cancelled=at_the_fourth)
+    assert tree(tmp_path / "out") == {"artifacts/a": b"old"}
+    assert (tmp_path / "one").read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == ["one", "out", "store"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
+
+import pytest
 
 if TYPE_CHECKING:
     from house.command import Theory
@@ -42,7 +45,7 @@ def test_save_dir_does_not_follow_a_link_out_of_the_folder(theory: Theory) -> No
     (theory.cwd / "outputs" / "artifacts").symlink_to(outside)
     result = theory.hello("--save-dir", "outputs", "--json")
     assert list(outside.iterdir()) == []
-    assert (result.line["error"]["code"], result.code) == ("ERR_SAVE", 3)
+    assert (result.line["error"]["code"], result.code) == ("ERR_USAGE", 2)
 
 
 def test_a_saved_file_takes_the_place_of_a_link_instead_of_following_it(theory: Theory) -> None:
@@ -61,11 +64,32 @@ def test_a_target_that_is_no_folder_is_refused_before_anything_runs(theory: Theo
     assert theory("ls").ok().stdout == ""
 
 
-def test_an_execution_whose_outputs_cannot_be_saved_is_kept(theory: Theory) -> None:
+@pytest.mark.parametrize("option", ["--save-dir", "--save-first"])
+def test_a_target_that_cannot_be_written_is_refused_before_anything_runs(theory: Theory, option: str) -> None:
+    closed = theory.cwd / "closed"
+    closed.mkdir(mode=0o500)
+    target = closed if os.geteuid() else "/proc"  # where even root makes no folder
+    result = theory.hello(option, f"{target}/new", "--json")
+    assert (result.line["error"]["code"], result.code) == ("ERR_USAGE", 2)
+    assert f"{option} {target}/new cannot be written" in result.line["error"]["message"]
+    assert theory("ls").ok().stdout == ""
+
+
+def test_what_is_in_the_way_of_the_outputs_is_refused_before_anything_runs(theory: Theory) -> None:
     (theory.cwd / "outputs" / "artifacts").mkdir(parents=True)
     (theory.cwd / "outputs" / "artifacts" / "outputs").write_text("in the way")
     result = theory.hello("--save-dir", "outputs", "--json")
+    assert (result.line["error"]["code"], result.code) == ("ERR_USAGE", 2)
+    assert "outputs/artifacts/outputs is no folder" in result.line["error"]["message"]
+    assert theory("ls").ok().stdout == ""
+
+
+def test_an_execution_whose_outputs_cannot_be_saved_is_kept(theory: Theory) -> None:
+    (theory.cwd / "outputs" / "artifacts" / "outputs" / "text" / "response.txt").mkdir(parents=True)
+    result = theory.hello("--save-dir", "outputs", "--json")
     assert (result.line["error"]["code"], result.code) == ("ERR_SAVE", 3)
+    assert result.line["meta"]["adapter"] == "mock"
+    assert result.line["meta"]["cost_micro_usd"] == 0
     assert theory("show", result.line["execution_id"]).ok().json["envelope"]["status"] == "success"
 
 

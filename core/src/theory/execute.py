@@ -16,9 +16,8 @@ from theory.errors import Interrupted, OutOfMemory, PluginFailed, ProcessorFaile
 from theory.paths import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from theory.cancel import Cancellation
+    from theory.delivery import Delivery
     from theory.plugins import Adapter
     from theory.redact import Redactor
     from theory.types import Job, JsonObject, Outcome, Scalar, Secrets, Workspace
@@ -27,6 +26,7 @@ MAX_LINE_BYTES = 64 * 1024  # a longer line is shown in pieces and is no event
 ENDED = ("exit", "timeout", "oom", "cancelled")
 TAIL_LINES = 40
 TAIL_BYTES = 4096  # of the log's end that a failing envelope carries
+_PORTION_BYTES = 16 * 1024  # taken at a time, so that few events are made before somebody looks for room
 _YEAR_S = 366 * 86_400
 _LAST_MOMENT = 253_402_300_799  # 9999-12-31T23:59:59Z, the last that RFC 3339 can write
 
@@ -38,31 +38,38 @@ class LogChannel:
         timeout: Seconds of wall clock that the command has.
         cancellation: How the run is stopped from outside.
         redactor: Masks the job's secrets.
-        listen: Gets every event as a JSON object, one thread at a time; what it raises is its own business.
+        tell: Gets every event.
     """
 
     def __init__(
-        self,
-        timeout: float,
-        cancellation: Cancellation,
-        redactor: Redactor,
-        listen: Callable[[JsonObject], None] | None = None,
+        self, timeout: float, cancellation: Cancellation, redactor: Redactor, tell: Delivery
     ) -> None:
         self._timeout = timeout
         self._cancellation = cancellation
         self._redactor = redactor
-        self._listen = listen
-        self._lock = threading.Lock()
+        self._tell = tell
+        self._lock = threading.Lock()  # never held while anybody waits for a listener
+        self._turns = {"stdout": threading.Lock(), "stderr": threading.Lock()}  # one writer at a time
+        self._closed = False
         self._held = {"stdout": b"", "stderr": b""}  # may be the begin of a secret
         self._line = {"stdout": b"", "stderr": b""}  # has no end yet
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._deadline: float | None = None
 
     def write(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
-        """Take what the command wrote."""
-        with self._lock:
-            safe, self._held[stream] = self._redactor.portion(self._held[stream], data)
-            self._split(stream, safe)
+        """Take what the command wrote; wait while a listener has too much to hear already.
+
+        Past the deadline or a cancellation nobody waits for a listener; after ``close`` nothing is taken.
+        """
+        with self._turns[stream]:
+            for at in range(0, len(data), _PORTION_BYTES):
+                with self._lock:
+                    if self._closed:
+                        return
+                    part = data[at : at + _PORTION_BYTES]
+                    safe, self._held[stream] = self._redactor.portion(self._held[stream], part)
+                    self._split(stream, safe)
+                self._tell.wait_for_room(self._deadline)
 
     def started(self) -> None:
         """The command starts now."""
@@ -81,6 +88,7 @@ class LogChannel:
     def close(self) -> None:
         """The command is over: what has no line end is a line too."""
         with self._lock:
+            self._closed = True
             for stream in ("stdout", "stderr"):
                 self._split(stream, self._redactor.mask(self._held[stream]))
                 self._held[stream] = b""
@@ -109,11 +117,10 @@ class LogChannel:
             text = line.decode("utf-8", "replace").rstrip("\r")
             self._tail.append(text)
             event = {"event": "log", "stream": stream, "text": text}
-        elif self._listen is not None:
+        elif not self._tell.deaf:
             # An escape such as \u0073 may have hidden a value from the bytes.
             event = {"event": event["event"], **self._redactor.members(event)}
-        if self._listen is not None:
-            self._listen(event)
+        self._tell(event, len(line))
 
 
 def execute(
@@ -168,26 +175,6 @@ def check_outcome(job: Job, outcome: Outcome, channel: LogChannel, signal: int |
             hint="meta.log_tail has the end of its log",
             meta=meta,
         )
-
-
-def guarded(listen: Callable[[JsonObject], None] | None) -> Callable[[JsonObject], None]:
-    """A listener whose faults are its own: after one it is told nothing more, and the run goes on."""
-    deaf = listen is None
-
-    def tell(event: JsonObject) -> None:
-        nonlocal deaf
-        if listen is None or deaf:
-            return
-        try:
-            listen(event)
-        except Exception as error:  # noqa: BLE001 - whatever the caller's code raises
-            deaf = True
-            if not isinstance(error, BrokenPipeError):  # who read our output has gone, and that is all
-                import traceback  # noqa: PLC0415 - never in a good run
-
-                traceback.print_exception(error)
-
-    return tell
 
 
 def _fault(outcome: Outcome) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+_GONE = ".gone"  # the end of a folder's name once its owner is done with it
 _TRIES, _PAUSE_S = 10, 0.02  # a sweep of one folder takes a millisecond or two
 
 
@@ -53,7 +55,7 @@ def lease(states: Path, execution_id: str) -> Iterator[Path]:
         failed = True
         raise
     finally:
-        (_tidy if failed else remove)(folder)
+        (_tidy if failed else _discard)(folder)
         os.close(lock)
 
 
@@ -65,11 +67,15 @@ def sweep(states: Path) -> None:
         return
     for name in names:
         folder = states / name
+        if name.endswith(_GONE):
+            remove(folder)
+            continue
         with suppress(OSError):
             lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _tidy(folder)
+                if _is_the_lock_of(folder, lock):
+                    _tidy(folder)
             finally:
                 os.close(lock)
 
@@ -79,22 +85,26 @@ def remove(folder: Path) -> None:
     if os.path.islink(folder):
         os.unlink(folder)
         return
-    with suppress(RecursionError):
-        for here, folders, files in os.walk(folder, topdown=False):
-            for name in files:
-                with suppress(OSError):
-                    os.unlink(f"{here}/{name}")
-            for name in folders:
-                path = f"{here}/{name}"
-                with suppress(OSError):
-                    os.unlink(path) if os.path.islink(path) else os.rmdir(path)
-    with suppress(OSError):
+    with suppress(OSError, RecursionError):
+        _empty(str(folder))
         os.rmdir(folder)
     if os.path.lexists(folder):
         import subprocess  # noqa: PLC0415 - for folders without permissions or deeper than a path may be
 
         for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
             subprocess.run([*command, "--", str(folder)], check=False, stderr=subprocess.DEVNULL)  # noqa: S603 - no shell
+
+
+def _empty(folder: str) -> None:
+    with os.scandir(folder) as entries:
+        listed = list(entries)
+    for entry in listed:
+        with suppress(OSError):
+            if entry.is_dir(follow_symlinks=False):
+                _empty(entry.path)
+                os.rmdir(entry.path)
+            else:
+                os.unlink(entry.path)
 
 
 def _tidy(folder: Path) -> None:
@@ -106,27 +116,48 @@ def _tidy(folder: Path) -> None:
         pass  # its owner died before it was made
     except OSError:
         return  # not empty
-    remove(folder)
+    _discard(folder)
+
+
+def _discard(folder: Path) -> None:
+    """Remove the folder whose lock we hold: it loses its name at once, so the next owner makes one anew."""
+    gone = folder.with_name(f"{folder.name}.{os.urandom(8).hex()}{_GONE}")
+    with suppress(OSError):  # it stays for a sweep
+        os.rename(folder, gone)
+        remove(gone)
+
+
+def _is_the_lock_of(folder: Path, lock: int) -> bool:
+    """Whether the lock is still that of the folder of this name; its owner may have removed it meanwhile."""
+    try:
+        return os.path.samestat(os.stat(folder / "lock"), os.fstat(lock))
+    except FileNotFoundError:
+        return False
 
 
 def _held(folder: Path, execution_id: str) -> int:
     """The locked ``lock`` of a folder; it is named once it is locked, so ``sweep`` never takes it."""
     while True:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         part = folder / f"lock.{os.getpid()}.{os.urandom(4).hex()}"
-        lock = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        lock = -1
         try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(lock, fcntl.LOCK_EX)
             os.link(part, folder / "lock")
-        except FileExistsError:
-            os.close(lock)
-        except FileNotFoundError:  # swept away in between
-            os.close(lock)
+            owned, lock = lock, -1
+        except FileNotFoundError:  # removed in between by whoever held it
             continue
+        except FileExistsError:
+            with suppress(FileNotFoundError):
+                if not stat.S_ISDIR(os.stat(folder).st_mode):
+                    raise
         else:
-            return lock
+            return owned
         finally:
             part.unlink(missing_ok=True)
+            if lock >= 0:
+                os.close(lock)
         try:
             lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -137,9 +168,8 @@ def _held(folder: Path, execution_id: str) -> int:
                 f"the execution {execution_id} is running elsewhere",
                 hint="wait for it, then ask with the same id",
             )
-        with suppress(OSError):
-            if os.stat(folder / "lock").st_ino == os.fstat(lock).st_ino:
-                return lock
+        if _is_the_lock_of(folder, lock):
+            return lock
         os.close(lock)
 
 

@@ -15,7 +15,7 @@ from theory.errors import ArtifactNotFound, Damaged
 from theory.types import Artifact, MemoRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from theory.types import Job, MemoPolicy, Outcome, Processor, Scalar, Store
 
@@ -25,8 +25,14 @@ def remembers(processor: Processor, policy: MemoPolicy) -> bool:
     return policy in ("on", "refresh") or (policy == "auto" and processor.determinism != "nondeterministic")
 
 
-def recall(store: Store, memo_key: str, prefix: str) -> MemoRecord | None:
-    """The record of this work, its outputs below the prefix; None where none can be served."""
+def recall(
+    store: Store, memo_key: str, prefix: str, *, cancelled: Callable[[], bool] | None = None
+) -> MemoRecord | None:
+    """The record of this work, its outputs below the prefix; None where none can be served.
+
+    Raises:
+        Interrupted: ``cancelled``, asked before each block that is verified, said so.
+    """
     data = store.memo_get(memo_key)
     if data is None:
         return None
@@ -36,7 +42,7 @@ def recall(store: Store, memo_key: str, prefix: str) -> MemoRecord | None:
         if record.memo_key != memo_key or any(map(_fault, outputs)):
             return None
         for output in outputs:
-            if blobs.verify(store, output.cid) != output.size_bytes:
+            if blobs.verify(store, output.cid, cancelled=cancelled) != output.size_bytes:
                 return None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None  # of another version, or damaged: the run that follows writes it anew

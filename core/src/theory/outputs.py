@@ -6,17 +6,20 @@ itself included.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import field
 from typing import TYPE_CHECKING, cast
 
 from theory import blobs, paths
 from theory.canon import MAX_INTEGER, BadJson, parse_json
-from theory.errors import BadOutputPath, BadOutputs, DuplicateOutput, OutputLimit, RegistryFault
+from theory.errors import BadOutputPath, BadOutputs, DuplicateOutput, OutputLimit, RegistryFault, Retry
 from theory.mime import mime_of
+from theory.record import Record
 from theory.schemas import BadSchema, Mismatch, schema_of
-from theory.types import Artifact, Staged
+from theory.types import Artifact
 from theory.wire import CORE_META
 
 if TYPE_CHECKING:
@@ -24,26 +27,39 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from theory.redact import Redactor
-    from theory.types import Json, JsonObject, Processor, Scalar, Store
+    from theory.types import Json, JsonObject, Processor, Scalar, Staged, Store
 
 MAX_FILES = 20_000
 MAX_BYTES = 64 * 1024**3  # of all outputs together, as their sizes say, so that a sparse file counts in full
 MAX_DEPTH = 32  # folders below out
 MAX_PARSED_BYTES = 4 * 1024 * 1024  # a larger JSON file is checked by its mime and size only
+MAX_PARSED_SUM_BYTES = (
+    16 * 1024 * 1024
+)  # of all that are read: parsed, JSON may be 20 times as large in memory
 MAX_META = 32  # members of meta.json that join the envelope
 MAX_META_BYTES = 1024  # of a string among them
 META = "meta.json"
 
+_NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)
+_PACK = "pack them into an archive, or write less"
+_READABLE = "the processor leaves its outputs readable for the user who runs it"
+_META_HINT = "it is an object of a few scalars, such as tokens_in; put the rest into a file of its own"
+_KINDS = {
+    stat.S_IFLNK: "a link",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True)
-class Outputs:
+class Outputs(Record):
     """What a run delivered, staged for the store."""
 
     artifacts: tuple[Artifact, ...]  # by path, a top-level meta.json last
-    staged: tuple[Staged, ...]  # in the same order
+    staged: tuple[Staged, ...]  # those that had not to be put yet
     meta: dict[str, Scalar] = field(default_factory=dict)
     cost_micro_usd: int | None = None  # what the processor says that it cost; None: it does not say
     warnings: tuple[str, ...] = ()
@@ -62,28 +78,33 @@ def check_outputs(
 
     Raises:
         BadOutputPath, DuplicateOutput, OutputLimit, BadOutputs: Which file, and what is wrong with it.
+        Retry: This process has too many files open.
     """
-    try:
+    with _worded(
+        "the folder for outputs", "the processor writes into THEORY_ROOT/job/out and leaves it there"
+    ):
         root = os.open(out, _FOLDER)
-    except OSError as error:
-        raise BadOutputPath(f"the folder for outputs was replaced or removed: {error.strerror}") from None
-    staged: list[Staged] = []
+    batch = blobs.Batch(store)
+    outputs: list[Artifact] = []
+    document: JsonObject = {}
+    parsed = 0
     try:
         names = sorted(_listed(root), key=lambda name: (name == META, name))
         _check_names(names, prefix, redactor)
         for name in names:
-            staged.append(_staged(root, name, store, cancelled))  # noqa: PERF401 - what is there when one fails is discarded
-        outputs = tuple(
-            Artifact(prefix + name, blob.cid, blob.size_bytes, mime_of(name))
-            for name, blob in zip(names, staged, strict=True)
-        )
-        document = _document(names, staged)
+            blob = batch.add(_staged(root, name, store, cancelled))
+            mime = mime_of(name)
+            outputs.append(Artifact(prefix + name, blob.cid, blob.size_bytes, mime))
+            if _is_read(name, mime, blob.size_bytes, parsed):
+                document[name] = _content(name, blob)
+                parsed += blob.size_bytes
+            else:
+                document[name] = {"mime": mime, "size_bytes": blob.size_bytes}
         _validated(processor, document)
         meta, cost, warnings = _meta(document.get(META, {}), redactor)
-        return Outputs(outputs, tuple(staged), meta, cost, warnings)
+        return Outputs(tuple(outputs), tuple(batch.staged), meta, cost, warnings)
     except BaseException:
-        for blob in staged:
-            blob.path.unlink(missing_ok=True)
+        batch.discard()
         raise
     finally:
         os.close(root)
@@ -97,32 +118,46 @@ def _listed(root: int) -> list[str]:
     while todo:
         prefix = todo.pop()
         if prefix.count("/") > MAX_DEPTH:
-            raise OutputLimit(f"the outputs are nested deeper than {MAX_DEPTH} folders")
+            raise OutputLimit(
+                f"the outputs are nested deeper than {MAX_DEPTH} folders: {paths.quoted(prefix)}", hint=_PACK
+            )
+        for entry, found in _entries(root, prefix):
+            name = prefix + entry
+            if fault := paths.fault_of_segment(entry):
+                raise BadOutputPath(
+                    f"the output {paths.quoted(name)} {fault}", hint="write it under another name"
+                )
+            if stat.S_ISDIR(found.st_mode):
+                todo.append(name + "/")
+                folders += 1
+                if folders > MAX_FILES:
+                    raise OutputLimit(f"the outputs are in more than {MAX_FILES:,} folders", hint=_PACK)
+                continue
+            if not stat.S_ISREG(found.st_mode):
+                raise _not_regular(name, found.st_mode)
+            names.append(name)
+            total += found.st_size
+            if len(names) > MAX_FILES:
+                raise OutputLimit(f"the outputs are more than {MAX_FILES:,} files", hint=_PACK)
+            if total > MAX_BYTES:
+                raise OutputLimit(
+                    f"the outputs are larger than {MAX_BYTES // 1024**3} GiB"
+                    f" with {paths.quoted(name)}, which has {found.st_size:,} bytes",
+                    hint="write less; a sparse file counts in full",
+                )
+    return names
+
+
+def _entries(root: int, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
+    """What is in one folder below ``out``, or in ``out`` itself."""
+    with _worded(f"the folder {paths.quoted(prefix)} of the outputs", _READABLE):
         folder = _opened(root, prefix.rstrip("/"), _FOLDER) if prefix else os.dup(root)
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    name = prefix + entry.name
-                    if fault := paths.fault_of_segment(entry.name):
-                        raise BadOutputPath(f"the output {paths.printable(name)!r} {fault}", hint="rename it")
-                    if entry.is_dir(follow_symlinks=False):
-                        todo.append(name + "/")
-                        folders += 1
-                        if folders > MAX_FILES:
-                            raise OutputLimit(f"the outputs are in more than {MAX_FILES:,} folders")
-                        continue
-                    if not entry.is_file(follow_symlinks=False):
-                        raise _not_regular(name)
-                    names.append(name)
-                    total += entry.stat(follow_symlinks=False).st_size
-                    if len(names) > MAX_FILES or total > MAX_BYTES:
-                        raise OutputLimit(
-                            f"the outputs are more than {MAX_FILES:,} files or {MAX_BYTES // 1024**3} GiB",
-                            hint="pack them into an archive, or write less",
-                        )
+                    yield entry.name, entry.stat(follow_symlinks=False)
         finally:
             os.close(folder)
-    return names
 
 
 def _check_names(names: list[str], prefix: str, redactor: Redactor) -> None:
@@ -131,19 +166,20 @@ def _check_names(names: list[str], prefix: str, redactor: Redactor) -> None:
     seen: dict[str, str] = {}
     for name in names:
         if fault := paths.fault_of_path(prefix + name):
-            raise BadOutputPath(
-                f"the output {paths.printable(name)!r} {fault}", hint="give it a shorter name"
-            )
+            raise BadOutputPath(f"the output {paths.quoted(name)} {fault}", hint="give it a shorter name")
         other = seen.setdefault(paths.collision_key(name), name)
         if other is not name:
             raise DuplicateOutput(
-                f"the outputs {other!r} and {name!r} are one file on some systems", hint="rename one of them"
+                f"the outputs {paths.quoted(other)} and {paths.quoted(name)} are one file on some systems",
+                hint="rename one of them",
             )
     folders = {paths.collision_key(name[:at]): name for name in names for at in _slashes(name)}
     for key, name in seen.items():
         if key in folders:
             raise DuplicateOutput(
-                f"the output {name!r} has the name of the folder of {folders[key]!r} on some systems"
+                f"the output {paths.quoted(name)} has the name of the folder of"
+                f" {paths.quoted(folders[key])} on some systems",
+                hint="rename one of them",
             )
 
 
@@ -161,47 +197,86 @@ def _opened(root: int, name: str, flags: int) -> int:
             os.close(here)
             here = below
         return os.open(last, flags, dir_fd=here)
-    except OSError as error:
-        raise BadOutputPath(f"the output {name!r} cannot be opened: {error.strerror}") from None
     finally:
         os.close(here)
 
 
 def _staged(root: int, name: str, store: Store, cancelled: Callable[[], bool]) -> Staged:
-    descriptor = _opened(root, name, _FILE)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise _not_regular(name)
-        return blobs.stage(store, descriptor, cancelled=cancelled)
-    except OSError as error:
-        raise BadOutputPath(f"the output {name!r} cannot be read: {error.strerror}") from None
-    finally:
-        os.close(descriptor)
+    with _worded(f"the output {paths.quoted(name)}", _READABLE):
+        descriptor = _opened(root, name, _FILE)
+        try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise _not_regular(name, found.st_mode)
+
+            def stopped() -> bool:
+                if os.fstat(descriptor).st_size != found.st_size:  # it might grow for ever
+                    raise _changed(name)
+                return cancelled()
+
+            blob = blobs.stage(store, descriptor, cancelled=stopped)
+        finally:
+            os.close(descriptor)
+    if blob.size_bytes != found.st_size:
+        raise _changed(name)
+    return blob
 
 
-def _not_regular(name: str) -> BadOutputPath:
+def _changed(name: str) -> BadOutputPath:
     return BadOutputPath(
-        f"the output {paths.printable(name)!r} is a link or a special file",
-        hint="write a regular file in its place",
+        f"the output {paths.quoted(name)} was changed while it was collected",
+        hint="the processor must end what writes it before it ends itself",
     )
 
 
-def _document(names: list[str], staged: list[Staged]) -> JsonObject:
-    """The outputs document: the content of JSON files, mime and size of all others."""
-    document: JsonObject = {}
-    for name, blob in zip(names, staged, strict=True):
-        mime = mime_of(name)
-        if name == META and blob.size_bytes > MAX_PARSED_BYTES:
-            raise BadOutputs(f"{META} is larger than {MAX_PARSED_BYTES // 1024**2} MiB")
-        if mime == "application/json" and blob.size_bytes <= MAX_PARSED_BYTES:
-            try:
-                document[name] = parse_json(blob.path.read_bytes(), exact=False)
-            except BadJson as error:
-                at = f" at {error.pointer}" if error.pointer else ""
-                raise BadOutputs(f"the output {name!r} is not JSON: {error}{at}") from None
-        else:
-            document[name] = {"mime": mime, "size_bytes": blob.size_bytes}
-    return document
+@contextmanager
+def _worded(what: str, hint: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_MORE_FILES:
+            raise Retry(
+                f"{what} cannot be opened: {error.strerror}", hint="allow more open files: ulimit -n 1024"
+            ) from error
+        if error.errno in {errno.ELOOP, errno.ENOTDIR, errno.ENOENT}:
+            raise BadOutputPath(
+                f"{what} was replaced or removed while the processor ran", hint=hint
+            ) from None
+        raise BadOutputPath(f"{what} cannot be read: {error.strerror}", hint=hint) from None
+
+
+def _not_regular(name: str, mode: int) -> BadOutputPath:
+    kind = _KINDS.get(stat.S_IFMT(mode), "a special file")
+    return BadOutputPath(
+        f"the output {paths.quoted(name)} is {kind}", hint="write a regular file in its place"
+    )
+
+
+def _is_read(name: str, mime: str, size_bytes: int, parsed: int) -> bool:
+    """Whether a file's content is in the outputs document; ``parsed``: the bytes of those before it."""
+    if name == META:
+        return True
+    return (
+        mime == "application/json"
+        and size_bytes <= MAX_PARSED_BYTES
+        and parsed + size_bytes <= MAX_PARSED_SUM_BYTES
+    )
+
+
+def _content(name: str, blob: Staged) -> Json:
+    if blob.size_bytes > MAX_PARSED_BYTES:
+        raise BadOutputs(
+            f"{META} is larger than {MAX_PARSED_BYTES // 1024**2} MiB: {blob.size_bytes:,} bytes",
+            hint=_META_HINT,
+        )
+    try:
+        return parse_json(blobs.content(blob), exact=False)
+    except BadJson as error:
+        at = f" at {error.pointer}" if error.pointer else ""
+        raise BadOutputs(
+            f"the output {paths.quoted(name)} is not JSON: {error}{at}",
+            hint="write valid JSON, or give the file another ending",
+        ) from None
 
 
 def _validated(processor: Processor, document: JsonObject) -> None:
@@ -219,10 +294,13 @@ def _validated(processor: Processor, document: JsonObject) -> None:
 
 def _meta(value: Json, redactor: Redactor) -> tuple[dict[str, Scalar], int | None, tuple[str, ...]]:
     if not isinstance(value, dict):
-        raise BadOutputs(f"{META} is not a JSON object")
+        raise BadOutputs(f"{META} is not a JSON object", hint=_META_HINT)
     cost = value.get("cost_micro_usd")
     if cost is not None and not (type(cost) is int and 0 <= cost <= MAX_INTEGER):
-        raise BadOutputs(f"cost_micro_usd in {META} is not an integer between 0 and 2^53-1")
+        raise BadOutputs(
+            f"cost_micro_usd in {META} is not an integer between 0 and 2^53-1",
+            hint="millionths of a US dollar, without a fraction",
+        )
     meta: dict[str, Scalar] = {}
     warnings: list[str] = []
     for name, item in value.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from theory.types import Json, JsonObject
 
 MASK = "***"
+_BASE64 = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/_-")
 LONG_LINE = 16  # characters of a line that gives a value away by itself
 MIN_CHARACTERS = 4  # a shorter value stands in every second line; masking it would tell more than it hides
 
@@ -32,14 +33,19 @@ class Redactor:
             for spelling in _spellings(part)
         }
         # The longest first: a value may be the begin of another one.
-        self._spellings = sorted(spellings, key=lambda spelling: (-len(spelling), spelling))
-        self._pattern = re.compile(b"|".join(map(re.escape, self._spellings))) if spellings else None
-        self._longest = max(map(len, self._spellings), default=0)
-        self._starts = frozenset(spelling[0] for spelling in spellings)
+        self._spellings = sorted(spellings, key=lambda spelling: (-len(spelling.text), spelling))
+        self._pattern = re.compile(b"|".join(map(_expression, self._spellings))) if spellings else None
+        # Edges make it six times slower, so it runs only where there is a value.
+        self._any = re.compile(b"|".join(re.escape(spelling.text) for spelling in self._spellings))
+        self._longest = max((len(spelling.text) for spelling in spellings), default=0)
+        self._begun = any(spelling.begun for spelling in spellings)
+        self._starts = frozenset(spelling.text[0] for spelling in spellings)
 
     def mask(self, data: bytes) -> bytes:
         """The data with every value masked."""
-        return self._pattern.sub(MASK.encode(), data) if self._pattern else data
+        if self._pattern is None or self._any.search(data) is None:
+            return data
+        return self._pattern.sub(MASK.encode(), data)
 
     def text(self, text: str) -> str:
         """The text with every value masked."""
@@ -79,7 +85,7 @@ class Redactor:
         raw, safe, at = held + data, b"", 0
         while True:
             doubt = self._doubt(raw, at)
-            match = self._pattern.search(raw, at)
+            match = self._pattern.search(raw, at) if self._any.search(raw, at) else None
             if match is None or match.start() >= doubt:  # what begins in doubt may be a longer value
                 return safe + raw[at:doubt], raw[doubt:]
             safe += raw[at : match.start()] + MASK.encode()
@@ -87,12 +93,19 @@ class Redactor:
 
     def _doubt(self, raw: bytes, at: int) -> int:
         """From where on more bytes could make a value of the end."""
-        for start in range(max(at, len(raw) - self._longest + 1), len(raw)):
+        for start in range(max(at, len(raw) - self._longest), len(raw)):
             if raw[start] in self._starts:
                 end = raw[start:]
-                if any(len(spelling) > len(end) and spelling.startswith(end) for spelling in self._spellings):
-                    return start
-        return len(raw)
+                if any(
+                    spelling.text.startswith(end) and (len(spelling.text) > len(end) or spelling.goes_on)
+                    for spelling in self._spellings
+                ):
+                    return self._edge(raw, at, start)
+        return self._edge(raw, at, len(raw))
+
+    def _edge(self, raw: bytes, at: int, start: int) -> int:
+        """The same, if the digit before may have some bits of the value."""
+        return start - (self._begun and start > at and raw[start - 1] in _BASE64)
 
 
 def _parts(value: str) -> Iterable[str]:
@@ -100,8 +113,39 @@ def _parts(value: str) -> Iterable[str]:
     yield from {value, value.strip(), *(line for line in value.split("\n") if len(line) >= LONG_LINE)}
 
 
-def _spellings(value: str) -> Iterable[bytes]:
+class _Spelling(NamedTuple):
+    """What a value looks like, and whether the base64 digit before or after it has some bits of it too."""
+
+    text: bytes
+    begun: bool = False
+    goes_on: bool = False
+
+
+def _expression(spelling: _Spelling) -> bytes:
+    edge = b"[A-Za-z0-9+/_-]?"
+    return edge * spelling.begun + re.escape(spelling.text) + edge * spelling.goes_on
+
+
+def _spellings(value: str) -> Iterable[_Spelling]:
+    yield from map(_Spelling, _plain(value))
+    yield from _base64(value.encode("utf-8", "surrogateescape"))
+
+
+def _base64(raw: bytes) -> Iterable[_Spelling]:
     import base64  # noqa: PLC0415 - only where there are secrets
+
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        for shift in range(3):
+            # Inside a longer text the value may begin at any of three places of a base64 group. The digits
+            # at its edges have bits of its neighbours too, so they may be any.
+            padding = -(len(raw) + shift) % 3
+            coded = encode(b"\0" * shift + raw)
+            text = coded[(0, 2, 3)[shift] : len(coded) - (0, 2, 3)[padding]]
+            if len(text) >= MIN_CHARACTERS:
+                yield _Spelling(text, shift > 0, padding > 0)
+
+
+def _plain(value: str) -> Iterable[bytes]:
     from urllib.parse import quote, quote_plus  # noqa: PLC0415 - as above
 
     raw = value.encode("utf-8", "surrogateescape")
@@ -115,12 +159,3 @@ def _spellings(value: str) -> Iterable[bytes]:
     yield quote_plus(raw).encode()
     yield raw.hex().encode()
     yield raw.hex().upper().encode()
-    for encode in (base64.b64encode, base64.urlsafe_b64encode):
-        for shift in range(3):
-            # Inside a longer text the value may begin at any of three places of a base64 group; the
-            # characters at its edges mix with their neighbours and are left out.
-            coded = encode(b"\0" * shift + raw)
-            begin = (0, 2, 3)[shift]
-            end = len(coded) - (0, 4, 4)[-(len(raw) + shift) % 3]
-            if end - begin >= MIN_CHARACTERS:
-                yield coded[begin:end]

@@ -98,7 +98,8 @@ def identify(processor: Processor, options: Options) -> Image:
         Unsupported: The outputs schema is not simple enough to derive an answer from.
     """
     answer_to(processor)
-    material = {"answer": processor.adapter.get("mock", {}), "options": asdict(options)}
+    chosen = {name: value for name, value in asdict(options).items() if value != getattr(Options, name)}
+    material = {"answer": processor.adapter.get("mock", {}), "options": chosen}
     return Image(id="mock:" + cid_of(canonical_json(material)), digest=None, platform="")
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from theory import errors
 
@@ -20,8 +19,7 @@ _MAX_NAME_BYTES = 255  # of one segment: NAME_MAX of Linux and macOS
 _TOKEN = re.compile(r"^\s+|\S+\s*")  # joined again, the tokens are the text
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """The outputs of a simulated run, by relative path."""
 
     texts: Mapping[str, str]
@@ -62,7 +60,7 @@ class Answer:
         return counted if fits(self.schema, counted.texts, counted.documents) else self
 
     def _with_meta(self, meta: dict[str, Json]) -> Answer:
-        return replace(self, documents={**self.documents, META: meta})
+        return self._replace(documents={**self.documents, META: meta})
 
 
 def answer_to(processor: Processor) -> Answer:

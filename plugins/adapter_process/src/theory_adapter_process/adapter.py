@@ -7,6 +7,7 @@ nothing of it is left running. README.md of this distribution says what holds on
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import signal
@@ -20,7 +21,8 @@ from typing import TYPE_CHECKING, cast
 from theory import AdapterInfo, Finding, Image, Outcome, canonical_json, cid_of, errors, hookimpl
 from theory_adapter_process.environment import find_interpreter, own_pip, ready_environment, requirements_of
 from theory_adapter_process.lock import Cancelled, Held, locked
-from theory_adapter_process.supervise import Limits, Task, supervise
+from theory_adapter_process.program import program_folder
+from theory_adapter_process.supervise import NO_ROOM, Limits, Task, supervise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +34,7 @@ SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"  # after the environment's own prog
 _LINUX = sys.platform == "linux"
 _FORMER_S = 10.0  # how long the former try of an execution may take to die; its supervisor needs 5 at most
 _CPU_MARGIN_S = 1
+_NO_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
 # Source: the architectures of Go, which Docker's platforms are spelled in.
 _ARCHITECTURES = {
     "x86_64": "amd64",
@@ -109,6 +112,8 @@ def execute(job: Job, workspace: Workspace, options: object, secrets: Secrets, c
     Raises:
         ImageBuildFailed: The entry's requirements could not be installed.
         Busy: A former try of this execution does not die.
+        Retry: No process, thread or open file is to be had.
+        StoreFailed: The cache or the workspace cannot be written.
     """
     chosen = cast("Options", options)
     image = job.image
@@ -121,15 +126,20 @@ def execute(job: Job, workspace: Workspace, options: object, secrets: Secrets, c
                 channel,
                 secrets=secrets,
             )
+            folder = program_folder(job.processor, workspace.cache / "programs", channel)
             if channel.wait_cancelled(0):
                 raise Cancelled  # noqa: TRY301 - one answer for all the places where it may be noticed
             _lay_out(workspace.root)
             limits = _limits(job, chosen)
             variables = _variables(job, workspace, environment, secrets)
-            task = Task(job.processor.command or (), job.processor.folder, variables, limits)
+            task = Task(job.processor.command or (), folder, variables, limits)
             ended = supervise(task, channel, lock)
     except Cancelled:
         return Outcome("cancelled", None, time.time(), 0.0, platform=image.platform, cost_micro_usd=0)
+    except OSError as error:
+        raise _refused(error, workspace) from error
+    if limits.memory and _LINUX and _was_refused_memory(ended):
+        ended = ended._replace(ended="oom")
     status = 128 - ended.status if ended.status < 0 else ended.status
     return Outcome(
         ended=ended.ended,
@@ -210,6 +220,21 @@ def _check_host_command(processor: Processor, name: str, minor: str) -> None:
         )
 
 
+def _refused(error: OSError, workspace: Workspace) -> Exception:
+    """What this machine refused; an ``OSError`` that is our own bug as it is."""
+    if error.errno in NO_ROOM:
+        return errors.Retry(
+            f"this machine has no room for another command: {error.strerror}",
+            hint="end something else, or allow more: ulimit -n for open files, ulimit -u for processes",
+        )
+    if error.errno in _NO_WRITING:
+        return errors.StoreFailed(
+            f"cannot write to {error.filename or workspace.cache}: {error.strerror}",
+            hint="free some space on its disk, or choose another one: THEORY_HOME",
+        )
+    return error
+
+
 @contextmanager
 def _alone(state: Path, channel: Channel) -> Iterator[int]:
     """Hold the execution's lock, which a former try's supervisor keeps until its last process is dead.
@@ -268,7 +293,9 @@ def _limits(job: Job, options: Options) -> Limits:
 
 def _message(ended: Ended, limits: Limits) -> str:
     parts = []
-    if ended.ended == "oom":
+    if ended.ended == "oom" and _was_refused_memory(ended):
+        parts.append("it was refused more, and ended with: " + ended.last_words.decode("utf-8", "replace"))
+    elif ended.ended == "oom":
         parts.append(f"the command and its children held more than {limits.memory} MiB together")
     elif ended.ended == "exit" and ended.status < 0:
         words = _SIGNALS.get(-ended.status, "ended by signal {number}")
@@ -278,6 +305,20 @@ def _message(ended: Ended, limits: Limits) -> str:
     return "; ".join(parts)
 
 
+def _was_refused_memory(ended: Ended) -> bool:
+    """Whether a command that failed says that it got no more memory; there is no other trace of a refusal."""
+    if ended.status == 0 or ended.ended not in {"exit", "oom"}:
+        return False
+    import re  # noqa: PLC0415 - never in a good run
+
+    return re.search(_NO_MEMORY, ended.last_words) is not None
+
+
+# Last lines of Python and NumPy, C++, Rust and all that prints strerror(ENOMEM).
+_NO_MEMORY = (
+    rb"^([\w.]+\.)?_?(Array)?MemoryError\b|std::bad_alloc$|^memory allocation of \d+ bytes failed"
+    rb"|[Cc]annot allocate memory$"
+)
 _SIGNALS: dict[int, str] = {
     signal.SIGKILL: "killed by somebody else, perhaps by the system for want of memory",
     signal.SIGXCPU: "used more than its {limits.cpu} s of processor time",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from theory import Channel
 
 _READ_BYTES = 64 * 1024  # what a pipe holds on Linux
+_LAST_WORDS_BYTES = 1024
 _LAST_BYTES = 1024 * 1024  # the most that a pipe can hold on Linux for an ordinary user (fs.pipe-max-size)
 
 
@@ -29,6 +30,7 @@ class Drain(threading.Thread):
         self._channel = channel
         self._stop_read, self._stop_write = os.pipe()
         self.finished = False
+        self.last_words = b""  # the end of stderr
 
     def run(self) -> None:
         """Read."""
@@ -44,8 +46,8 @@ class Drain(threading.Thread):
                     poll.unregister(descriptor)
                     del self._streams[descriptor]
                     os.close(descriptor)
-                elif self.failure is None:
-                    self._pass_on(self._streams[descriptor], data)
+                else:
+                    self._take(self._streams[descriptor], data)
                 left -= len(data) if self._stop_read in ready else 0
             if ready == {self._stop_read}:
                 break
@@ -58,7 +60,17 @@ class Drain(threading.Thread):
             self.finished = True
             os.close(self._stop_write)
 
-    def _pass_on(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
+    def abandon(self) -> None:
+        """Close the descriptors of one that never started."""
+        self.finish()
+        for descriptor in (*self._streams, self._stop_read):
+            os.close(descriptor)
+
+    def _take(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
+        if stream == "stderr":
+            self.last_words = (self.last_words + data)[-_LAST_WORDS_BYTES:]
+        if self.failure is not None:
+            return
         try:
             self._channel.write(stream, data)
         except BaseException as error:  # noqa: BLE001 - raised again by the thread that supervises

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from theory import cid_of, errors
+from theory import canonical_json, cid_of, errors
 from theory_adapter_process.lock import Cancelled, locked
 from theory_adapter_process.supervise import Task, interpreter, supervise
 
@@ -28,6 +28,7 @@ _COMPLETE = "complete"
 _LOCK = "requirements.lock"
 _LOG_TAIL_BYTES = 4096
 _LOG_TAIL_LINES = 12
+_PROGRESS_CHARACTERS = 200
 _LOCK_BYTES = 16 * 1024 * 1024
 
 # What pip may know of the caller: where packages come from and how to get there, but nothing that would
@@ -40,7 +41,19 @@ _PLACES = (
     r"PIP_(TARGET|PREFIX|ROOT|USER|PYTHON|DRY_RUN|REPORT|REQUIREMENT|CONSTRAINT|EDITABLE|NO_DEPS|UPGRADE.*"
     r"|PRE|NO_BINARY|ONLY_BINARY|PLATFORM|ABI|IMPLEMENTATION|PYTHON_VERSION|LOG|QUIET|REQUIRE_VIRTUALENV)"
 )
-_OTHER_FILES = rb"(?m)^\s*(-[rce]|--requirement\b|--constraint\b|--editable\b).*$"
+# What a line may say. All else (-r, -c, -e, -f and their long forms, a path, a file: URL, a variable) takes
+# in what the lock's own bytes do not cover. An index is only the way to what the line names.
+# Source: https://pip.pypa.io/en/stable/reference/requirements-file-format/
+_NAMED = (
+    r"(?!.*\s-)[A-Za-z0-9][\w.-]*\s*(\[[\w\s.,-]*\])?\s*"  # a project and its extras …
+    r"((\(?\s*[=<>!~][^;$]*)?|@\s*(?!file:)[a-z+]+://[^$]*?)(\s*;[^$]*)?"  # … a version, or a URL; a marker
+)
+_OPTIONS = (
+    r"(-i|--(index-url|extra-index-url|no-index|trusted-host|no-binary|only-binary|prefer-binary|pre"
+    r"|require-hashes))\b.*"
+)
+_REMOTE = r"(https?|git\+[a-z]+|hg\+[a-z]+|svn\+[a-z]+|bzr\+[a-z]+)://[^$]*"
+_ARCHIVE = r".*\.(whl|zip|tar|tgz|tbz|txz|tar\.\w+)(\s*\[.*\])?"  # pip takes such a name for a file
 
 
 class Interpreter(NamedTuple):
@@ -109,19 +122,41 @@ def requirements_of(processor: Processor) -> bytes | None:
     path = processor.folder / name
     try:
         with path.open("rb") as file:
-            content = file.read(_LOCK_BYTES)
+            content = file.read(_LOCK_BYTES + 1)
     except OSError as error:
         raise errors.RegistryFault(
             f"{where}/requirements: {name}: {error.strerror}",
             hint=f"put the lock file into {processor.folder}",
         ) from error
-    if other := re.search(_OTHER_FILES, content):
-        line = content[: other.start()].count(b"\n") + 1
+    if len(content) > _LOCK_BYTES:
         raise errors.RegistryFault(
-            f"{where}/requirements: {name}, line {line} takes in other files, which the lock would not cover",
-            hint="write one file with all packages, such as pip-compile --generate-hashes does",
+            f"{where}/requirements: {name} is larger than {_LOCK_BYTES // 1024**2} MiB",
+            hint="that is no lock",
+        )
+    if line := _foreign_line(content):
+        raise errors.RegistryFault(
+            f"{where}/requirements: {name}, line {line} takes in what the lock itself does not cover",
+            hint="write all packages by name and version, as pip-compile --generate-hashes does",
         )
     return content
+
+
+@cache
+def _foreign_line(content: bytes) -> int:
+    """The number of the first line that takes in a file, a variable or something unknown; 0 for none."""
+    goes_on = False
+    lines = content.decode("utf-8", "replace").removeprefix("\ufeff").splitlines()
+    for number, line in enumerate(lines, 1):
+        said = (re.sub(r"(^|\s)#.*", "", line) if "#" in line else line).strip()
+        begun, goes_on = goes_on, said.endswith("\\")
+        said, *hashes = re.split(r"(?:^|\s+)--hash=\w+:\w+", said.rstrip("\\ "))
+        if any(hashes) or (begun and said):
+            return number
+        if not said or re.fullmatch(_OPTIONS, said) or re.fullmatch(_REMOTE, said):
+            continue
+        if not re.fullmatch(_NAMED, said) or ("@" not in said and re.fullmatch(_ARCHIVE, said)):
+            return number
+    return 0
 
 
 def ready_environment(
@@ -138,7 +173,7 @@ def ready_environment(
         processor: The entry.
         python: The interpreter that it is for.
         folder: Where the adapter keeps its environments.
-        channel: Gets the log of the build; its cancellation ends the build.
+        channel: Gets the build's lines as progress; its cancellation ends the build.
         secrets: Names of variables that the build must not see.
 
     Raises:
@@ -158,6 +193,8 @@ def ready_environment(
                 # The bytes that the name stands for, wherever the file of the entry may point to by now.
                 (place / _LOCK).write_bytes(requirements)
                 environment = pip_environment(os.environ, secrets)
+                told = f"installing the requirements of {processor.ref}, this once\n"
+                channel.write("stderr", told.encode())
                 for command in _commands(place, requirements):
                     _step(Task(command, processor.folder, environment), processor.ref, channel, lock)
             (place / _COMPLETE).touch()
@@ -242,17 +279,23 @@ def _step(task: Task, ref: Ref, channel: Channel, lock: int) -> None:
 
 
 class _BuildLog:
-    """A channel for a build: all goes to the log of the run, and no timeout counts."""
+    """A channel for a build: its lines are progress, their end is kept for a failure, no timeout counts."""
 
     deadline: float | None = None
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._last = b""
+        self._line = b""  # has no end yet
 
     def write(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:  # noqa: ARG002 - both are log
         self._last = (self._last + data)[-_LOG_TAIL_BYTES:]
-        self._channel.write("stderr", data)
+        *lines, rest = (self._line + data).split(b"\n")
+        self._line = rest[-_LOG_TAIL_BYTES:]
+        for line in lines:
+            if text := line.decode("utf-8", "replace").strip()[:_PROGRESS_CHARACTERS]:
+                event = canonical_json({"event": "progress", "message": text})
+                self._channel.write("stdout", event + b"\n")
 
     def started(self) -> None:
         """A build is not the command."""

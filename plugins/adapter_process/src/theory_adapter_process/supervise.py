@@ -7,6 +7,7 @@ running; on Linux it is the subreaper of the command, so that daemons cannot sli
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
@@ -32,6 +33,7 @@ _PROGRAM = f"import sys; sys.path.append({_FOLDER!r}); import supervisor; superv
 _POLL_MS = 50  # between two looks at the deadline and at the cancellation
 _STUCK_S = 8.0  # a supervisor answers within 7: 2 of grace, 5 for the killed to vanish
 _SLOW_READER_S = 1.0  # what a reader of the output gets after a cancellation or a timeout
+NO_ROOM = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)  # for a process, a thread or a file
 _FIRST_FREE = 10  # above the descriptors that the supervisor expects
 
 Ending = Literal["exit", "oom", "timeout", "cancelled"]
@@ -63,6 +65,7 @@ class Ended(NamedTuple):
     started_at: float  # seconds since the epoch
     duration_s: float
     survivors: int  # processes that could not be killed
+    last_words: bytes = b""  # the last line of stderr that is not empty
 
 
 def supervise(task: Task, channel: Channel, lock: int) -> Ended:
@@ -76,6 +79,7 @@ def supervise(task: Task, channel: Channel, lock: int) -> Ended:
     Raises:
         PluginFailed: The supervisor could not be started.
         Retry: The supervisor was killed.
+        OSError: One of ``NO_ROOM``.
     """
     run = _Run(task, channel, lock)
     try:
@@ -92,13 +96,19 @@ class _Run:
         self._heard = b""  # what the supervisor has reported
         self._group = 0  # the command's process group, once it has started
         self._started_at = self._started = 0.0  # on the wall clock, and on the monotonic one
-        lifeline, self._lifeline = _pipe()
-        self._report, report = _pipe()
-        stdout_read, stdout = _pipe()
-        stderr_read, stderr = _pipe()
-        self._drain = Drain(stdout_read, stderr_read, channel)
-        given = {lifeline: 0, stdout: 1, stderr: 2, report: 3}
-        given[fcntl.fcntl(lock, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE)] = 4
+        opened: list[int] = []
+        try:
+            lifeline, self._lifeline = _pipe(opened)
+            self._report, report = _pipe(opened)
+            stdout_read, stdout = _pipe(opened)
+            stderr_read, stderr = _pipe(opened)
+            opened.append(fcntl.fcntl(lock, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE))
+            self._drain = Drain(stdout_read, stderr_read, channel)
+        except OSError:
+            for descriptor in opened:
+                os.close(descriptor)
+            raise
+        given = {lifeline: 0, stdout: 1, stderr: 2, report: 3, opened[-1]: 4}
         numbers = map(str, (os.getpid(), *task.limits))
         argv = [*_python(), "-c", _PROGRAM, *numbers, str(task.folder), *task.command]
         self._pid = 0
@@ -115,6 +125,8 @@ class _Run:
                 setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
             )
         except OSError as error:
+            if error.errno in NO_ROOM:
+                raise
             raise errors.PluginFailed(
                 f"the supervisor of the command cannot be started: {error.strerror}",
                 hint="theory doctor says what is missing",
@@ -152,7 +164,8 @@ class _Run:
             ended = "oom"
         elif verdict is not None and verdict != "failed":
             ended = verdict
-        return Ended(ended, int(status), self._started_at, duration, int(survivors))
+        words = self._drain.last_words.rstrip().rpartition(b"\n")[2]
+        return Ended(ended, int(status), self._started_at, duration, int(survivors), words)
 
     def _listen(self) -> bool:
         """Take the next words of the supervisor; whether they were its last."""
@@ -163,7 +176,7 @@ class _Run:
             self._group = int(self._heard.split()[1])
             self._started_at, self._started = time.time(), time.monotonic()
             self._channel.started()
-            self._drain.start()  # not before: the start is told before any output
+            self._start_drain()  # not before: the start is told before any output
         return b"\nended " in self._heard and self._heard.endswith(b"\n")
 
     def close(self) -> None:
@@ -191,13 +204,23 @@ class _Run:
         if drain.finished:
             return
         if drain.ident is None:
-            drain.start()  # the command did not start; why, it may have written
+            try:
+                self._start_drain()  # the command did not start; why, it may have written
+            except OSError:  # it is raised already
+                drain.abandon()
+                return
         drain.finish()
         patience = _SLOW_READER_S
         while drain.is_alive() and patience > 0:
             drain.join(_POLL_MS / 1000)
             if hurried or self._channel.wait_cancelled(0):
                 patience -= _POLL_MS / 1000
+
+    def _start_drain(self) -> None:
+        try:
+            self._drain.start()
+        except RuntimeError as error:
+            raise OSError(errno.EAGAIN, "no room for another thread") from error
 
     def _vanished(self) -> errors.TheoryError:
         if not self._started:
@@ -225,12 +248,13 @@ def _python() -> list[str]:
     return [interpreter(), "-I", "-S", *flags]
 
 
-def _pipe() -> tuple[int, int]:
-    """A pipe whose descriptors lie above those that the supervisor expects."""
+def _pipe(opened: list[int]) -> tuple[int, int]:
+    """A pipe whose descriptors lie above those that the supervisor expects; they are added to the list."""
     low = os.pipe()
     try:
-        read, write = (fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE) for descriptor in low)
+        for descriptor in low:
+            opened.append(fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE))  # noqa: PERF401 - the first is known when the second fails
     finally:
         for descriptor in low:
             os.close(descriptor)
-    return read, write
+    return opened[-2], opened[-1]
