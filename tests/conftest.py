@@ -27,6 +27,9 @@ ALLOWED_SKIPS = (
 )
 
 settings.register_profile("house", derandomize=True, deadline=None)
+settings.register_profile(
+    "long", max_examples=20_000, deadline=None, print_blob=True
+)  # other cases each time
 settings.load_profile("house")
 
 

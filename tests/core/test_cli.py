@@ -7,8 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,96 +20,7 @@ from theory.cli import COMMANDS, run_command_line
 from theory.cli.show import Events, clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-ADAPTER = """
-import json
-from dataclasses import dataclass, field
-from core.bed import Call, Fake, done
-
-@dataclass(frozen=True)
-class Options:
-    cost_micro_usd: int = field(default=0, metadata={"help": "what it costs"})
-    lines: str = field(default="", metadata={"help": "what it says"})
-    exit_code: int = 0
-    build: bool = False
-
-def act(call):
-    call.channel.started()
-    call.channel.write("stdout", call.options.lines.encode().decode("unicode_escape").encode())
-    inputs = call.workspace.inputs.read_text()
-    call.write({"inputs.json": inputs, "a.txt": "hello\\n", "options.json": json.dumps(vars(call.options))})
-    return done(call.options.exit_code, cost_micro_usd=call.options.cost_micro_usd)
-
-adapter = Fake(act=act, options=Options)
-"""
-
-
-@dataclass(frozen=True)
-class Said:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def line(self) -> Any:
-        """The one JSON line on stdout."""
-        assert self.out.count("\n") == 1, self
-        return json.loads(self.out)
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-    def ok(self) -> Said:
-        assert self.code == 0, self
-        return self
-
-
-class Command:
-    def __init__(self, capfd: pytest.CaptureFixture[str]) -> None:
-        self._capfd = capfd
-
-    def __call__(self, *arguments: str | Path, stdin: bytes | None = None) -> Said:
-        before = os.dup(0)
-        reading, writing = os.pipe()
-        os.write(writing, stdin or b"")
-        os.close(writing)
-        os.dup2(reading, 0)
-        try:
-            code = run_command_line([*map(str, arguments)], Cancellation())
-        finally:
-            os.dup2(before, 0)
-            os.close(before)
-            os.close(reading)
-        said = self._capfd.readouterr()
-        return Said(code, said.out, said.err)
-
-
-@pytest.fixture
-def theory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Iterator[Command]:
-    site = tmp_path / "site"
-    info = site / "theory_cli_fake-1.0.dist-info"
-    info.mkdir(parents=True)
-    (site / "theory_cli_fake.py").write_text(ADAPTER)
-    (site / "theory_cli_broken.py").write_text("raise RuntimeError('\x1b[31mno')\n")
-    (info / "entry_points.txt").write_text(
-        "[theory.adapters]\nfake = theory_cli_fake:adapter\nbroken = theory_cli_broken\n"
-    )
-    monkeypatch.syspath_prepend(str(site))
-    write_entry(tmp_path / "entries")
-    monkeypatch.setenv("THEORY_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("THEORY_REGISTRY", str(tmp_path / "entries"))
-    monkeypatch.setenv("THEORY_ADAPTER", "fake")
-    monkeypatch.chdir(tmp_path)
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    yield Command(capfd)
-    signal.signal(signal.SIGINT, before[0])
-    signal.signal(signal.SIGTERM, before[1])
-    sys.modules.pop("theory_cli_fake", None)
-
+    from core.commandline import Command, Said
 
 RUN = ("run", "test/thing@1")
 
@@ -152,19 +61,27 @@ def test_inputs_come_from_the_line_a_file_or_standard_input(theory: Command) -> 
 
 
 def test_options_come_as_json_or_one_by_one_and_build_is_one_of_them(theory: Command) -> None:
-    given = (
-        "--adapter-opts-json",
-        '{"cost_micro_usd": 1, "lines": "a"}',
-        "-o",
-        "cost_micro_usd=2",
-        "--build",
+    given = ("--adapter-opts-json", '{"cost_micro_usd": 1}', "-o", "lines=a", "--build")
+    expected = {"cost_micro_usd": 1, "lines": "a", "exit_code": 0, "build": True}
+    assert saved(theory, *given)["options"] == expected
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--adapter-opts-json", '{"exit_code": 0}', "-o", "exit_code=1"),
+        ("-o", "exit_code=0", "-o", "exit_code=1"),
+    ],
+    ids=["in both forms", "twice in one form"],
+)
+def test_an_option_of_the_adapter_that_is_given_twice_is_refused(
+    theory: Command, given: tuple[str, ...]
+) -> None:
+    error = theory(*RUN, *given, "--json").line["error"]
+    assert (error["code"], error["message"]) == (
+        "ERR_ADAPTER_OPTIONS",
+        "the option 'exit_code' is given twice",
     )
-    assert saved(theory, *given)["options"] == {
-        "cost_micro_usd": 2,
-        "lines": "a",
-        "exit_code": 0,
-        "build": True,
-    }
 
 
 def test_an_attachment_may_be_standard_input(theory: Command) -> None:
@@ -330,9 +247,7 @@ def test_a_signal_while_standard_input_is_read_gives_its_own_status(
 
 
 def test_outputs_that_cannot_be_saved_leave_the_execution_closed(theory: Command) -> None:
-    Path("saved").mkdir()
-    Path("elsewhere").mkdir()
-    Path("saved/artifacts").symlink_to(Path("elsewhere").absolute())
+    Path("saved/artifacts/outputs/a.txt").mkdir(parents=True)
     said = theory(*RUN, "--json", "--save-dir", "saved")
     assert (said.code, said.line["error"]["code"]) == (3, "ERR_SAVE")
     assert theory("show", said.line["execution_id"]).ok().json["kind"] == "execution.success"
@@ -388,16 +303,18 @@ def test_what_is_not_there_is_named(theory: Command, arguments: tuple[str, ...])
 def test_two_artifacts_that_would_be_one_file_are_refused(theory: Command) -> None:
     said = theory("get", "/artifacts/a/x", "/artifacts/b/x")
     assert said.code == 2
-    assert "would both become x" in said.err
+    assert "would both become 'x'" in said.err
     assert theory("get", "/artifacts/a/x", "--to", "none").code == 2
 
 
 def test_damage_is_told_by_cat(theory: Command, tmp_path: Path) -> None:
-    cid = theory(*RUN, "--json").ok().line["outputs"][0]["cid"][3:]
+    inputs = json.dumps({"text": "a" * 100_000})  # large enough to be a file of its own
+    outputs = theory(*RUN, "--inputs-json", inputs, "--json").ok().line["outputs"]
+    (cid,) = (output["cid"][3:] for output in outputs if output["path"].endswith("/inputs.json"))
     blob = tmp_path / "home" / "store" / "blobs" / "b3" / cid[:2] / cid
     blob.chmod(0o644)
     blob.write_text("HELLO\n")
-    said = theory("cat", "/artifacts/outputs/a.txt")
+    said = theory("cat", "/artifacts/outputs/inputs.json")
     assert said.code == 3
     assert "is damaged" in said.err
 
@@ -420,7 +337,7 @@ def test_registries_are_listed_shown_and_checked(theory: Command, tmp_path: Path
     assert theory("registry", "show", "test/thing@1").ok().json["entry"]["ref"] == "test/thing@1"
     assert theory("registry", "show", "test/none@1").code == 2
     said = theory("registry", "check", "entries")
-    assert (said.code, said.err) == (0, "1 entries, 0 faults\n")
+    assert (said.code, said.err) == (0, "1 entry, 0 faults\n")
     (tmp_path / "entries" / "test" / "thing" / "1" / "processor.yaml").write_text("ref: x\n")
     said = theory("registry", "check", "entries")
     assert said.code == 2
@@ -434,7 +351,7 @@ def test_adapters_and_plugins_are_listed_the_broken_ones_with_the_reason(theory:
     assert "broken: 'broken' of theory-cli-fake cannot be imported" in said.out
     assert "\x1b" not in said.out
     shown = theory("adapters", "show", "fake").ok().json
-    assert shown["options"]["cost_micro_usd"] == {"type": "int", "default": "0", "help": "what it costs"}
+    assert shown["options"]["cost_micro_usd"] == {"type": "integer", "default": "0", "help": "what it costs"}
     assert theory("adapters", "show", "none").code == 2
     said = theory("plugins")
     assert said.code == 69
@@ -529,77 +446,6 @@ def test_any_progress_can_be_shown(fraction: object, capsys: pytest.CaptureFixtu
     assert len(said) < 120
 
 
-# ------------------------------------------------------------ which modules are there
-
-
-def modules_after(code: str, tmp_path: Path) -> set[str]:
-    program = f"""
-        import sys
-        from theory.cancel import Cancellation
-        from theory.cli import run_command_line
-        status = run_command_line({code}, Cancellation())
-        assert status == 0, status
-        print("MODULES", *sys.modules)
-    """
-    environ = {
-        **os.environ,
-        "THEORY_HOME": str(tmp_path / "home"),
-        "THEORY_REGISTRY": str(tmp_path / "entries"),
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(tmp_path / "site"), *sys.path])),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        env=environ, capture_output=True, text=True, check=True, cwd=tmp_path,
-    )  # fmt: skip
-    return set(done.stdout.rpartition("MODULES ")[2].split())
-
-
-def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
-    seen = modules_after('["--help"]', tmp_path)
-    heavy = {
-        "jsonschema",
-        "jsonschema_rs",
-        "importlib.metadata",
-        "yaml",
-        "sqlite3",
-        "pluggy",
-        "theory.run",
-        "asyncio",
-    }
-    assert sorted(seen & heavy) == []
-
-
-def test_a_run_imports_nothing_that_it_does_not_need(tmp_path: Path) -> None:
-    write_entry(tmp_path / "entries")
-    site = tmp_path / "site"
-    (site / "light-1.dist-info").mkdir(parents=True)
-    (site / "light-1.dist-info" / "entry_points.txt").write_text("[theory.adapters]\nlight = light\n")
-    (site / "light.py").write_text(
-        textwrap.dedent("""
-            import time
-            from theory import AdapterInfo, Image, Outcome, hookimpl
-
-            @hookimpl
-            def describe_adapter():
-                return AdapterInfo("light", frozenset())
-
-            @hookimpl
-            def identify(processor):
-                return Image("x", None, "")
-
-            @hookimpl
-            def execute(channel):
-                channel.started()
-                return Outcome("exit", 0, time.time(), 0.0, cost_micro_usd=0)
-        """)
-    )
-    run = '["run", "test/thing@1", "--adapter", "light", "--json"]'
-    modules_after(run, tmp_path)
-    seen = modules_after(run, tmp_path)  # now that the entry is cached
-    heavy = {"jsonschema", "importlib.metadata", "yaml", "subprocess", "tempfile", "asyncio", "difflib"}
-    assert sorted(seen & heavy) == []
-
-
 # ---------------------------------------------------------------- what a first user tried
 
 
@@ -630,11 +476,17 @@ def test_a_cost_above_its_reservation_is_said(theory: Command) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux: /dev/full")
-def test_a_full_disk_behind_stdout_is_no_bug_of_ours(theory: Command) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [("run", "test/thing@1", "--json"), ("cat", "/artifacts/outputs/a.txt"), ("ls",), ("--help",)],
+    ids=["run", "cat", "ls", "help"],
+)
+def test_a_full_disk_behind_stdout_is_no_bug_of_ours(theory: Command, arguments: tuple[str, ...]) -> None:
+    theory(*RUN).ok()
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "theory", "run", "test/thing@1", "--json"],
+            [sys.executable, "-m", "theory", *arguments],
             env=environ,
             stdout=full,
             stderr=subprocess.PIPE,

@@ -80,26 +80,30 @@ def test_json_and_text_become_the_type_of_the_field(name: str, value: Any, expec
 @pytest.mark.parametrize(
     ("name", "value", "takes"),
     [
-        ("name", 5, "str"),
-        ("name", None, "str"),
-        ("count", 1.0, "int"),
-        ("count", True, "int"),
-        ("count", "1.0", "int"),
-        ("count", "9" * 30, "int"),
-        ("count", [1], "int"),
-        ("share", float("nan"), "float"),
-        ("share", float("inf"), "float"),
-        ("share", "nan", "float"),
-        ("share", "-Infinity", "float"),
-        ("share", True, "float"),
-        ("share", 10**400, "float"),
-        ("loud", 1, "bool"),
-        ("loud", "yes", "bool"),
-        ("mode", "Fast", "'fast' or 'slow'"),
+        ("name", 5, "string"),
+        ("name", None, "string"),
+        ("count", 1.0, "integer"),
+        ("count", True, "integer"),
+        ("count", "1.0", "integer"),
+        ("count", "9" * 30, "integer"),
+        ("count", 2**53, "integer"),
+        ("count", "9007199254740992", "integer"),
+        ("count", "1_0", "integer"),
+        ("count", "\u0663", "integer"),
+        ("count", [1], "integer"),
+        ("share", float("nan"), "number"),
+        ("share", float("inf"), "number"),
+        ("share", "nan", "number"),
+        ("share", "-Infinity", "number"),
+        ("share", True, "number"),
+        ("share", 10**400, "number"),
+        ("loud", 1, "boolean"),
+        ("loud", "yes", "boolean"),
+        ("mode", "Fast", '"fast" or "slow"'),
         ("level", 3, "1 or 2"),
         ("level", True, "1 or 2"),
         ("level", 1.0, "1 or 2"),
-        ("seed", "x", "int or null"),
+        ("seed", "x", "integer or null"),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused_with_what_would(name: str, value: Any, takes: str) -> None:
@@ -134,8 +138,8 @@ def test_what_the_class_itself_refuses_is_told() -> None:
 def test_options_are_described_as_people_see_them() -> None:
     lines = {option.name: option for option in describe_options(Options)}
     assert lines["level"] == Option("level", "1 or 2", "1", "How deep.")
-    assert lines["seed"] == Option("seed", "int or null", "None", "")
-    assert lines["tags"].default == "'a,b'"
+    assert lines["seed"] == Option("seed", "integer or null", "null", "")
+    assert lines["tags"].default == '"a,b"'
     assert [option.default for option in describe_options(Strict)] == ["required"]
     assert list(describe_options(None)) == []
 

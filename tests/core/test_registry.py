@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
@@ -12,6 +13,7 @@ from theory.registry import FolderRegistry, entry_schema
 from theory.types import ImageSource, Ref, Runtime, SecretNeeds
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 # The entry of requirements/run-processor.md, word for word.
@@ -157,19 +159,19 @@ FAULTS = {
         SMALL + "inputs:\n  maximum: 1e999\n",
         5,
         "/inputs/maximum",
-        "a number that JSON cannot hold",
+        "NaN or an infinite number, which JSON does not have",
     ),
     "no schema": (
         SMALL + "inputs:\n  properties:\n    a: {type: strin}\n",
         6,
         "/inputs/properties/a/type",
-        '"strin" is not valid',
+        '"strin" is not one of "array", "boolean"',
     ),
     "a pattern that backtracks": (
         SMALL + "outputs:\n  propertyNames: {pattern: '(?=a)'}\n",
         5,
         "/outputs/propertyNames/pattern",
-        "not a",
+        "looks around or back",
     ),
     "a misplaced default": (
         SMALL + "inputs:\n  items:\n    default: 1\n",
@@ -185,8 +187,8 @@ FAULTS = {
     ),
     "a reference outside": (
         SMALL + "inputs:\n  $ref: http://127.0.0.1:9/x\n",
-        4,
-        "/inputs",
+        5,
+        "/inputs/$ref",
         "$ref http://127.0.0.1:9/x leaves the document",
     ),
     "another ref": (SMALL.replace("b@1", "b@2"), 1, "/ref", "the entry says a/b@2, its folder a/b@1"),
@@ -217,8 +219,8 @@ FAULTS = {
     "a Dockerfile with a NUL": (
         'ref: a/b@1\ndescription: x\nimage: {dockerfile: "a\\0"}\n',
         3,
-        "/image/dockerfile",
-        "there is no file",
+        "",
+        "a NUL character",
     ),
     "a duplicate key": (SMALL + "ref: a/b@1\n", 4, "", "the key 'ref' stands twice"),
     "no mapping": ("- a\n", 1, "", 'is not of type "object"'),
@@ -245,10 +247,10 @@ def test_every_fault_of_every_entry_is_told(tmp_path: Path) -> None:
     put(tmp_path, SMALL, "a/b")
     put(tmp_path, SMALL.replace("a/b@1", "c/d@1"), "c/d/1")
     assert [(line, pointer) for line, pointer, _ in faults_of(tmp_path)] == [
+        (1, ""),
         (2, "/description"),
         (4, "/colour"),
         (5, "/runtime/cpu"),
-        (1, ""),
     ]
     with pytest.raises(RegistryFault, match=r"\(and 2 more\)$"):
         FolderRegistry(tmp_path).resolve_ref(REF)
@@ -359,3 +361,66 @@ def test_a_changed_folder_has_another_tree_and_the_same_entry(tmp_path: Path) ->
 
 def test_the_schema_of_an_entry_is_one() -> None:
     jsonschema.Draft202012Validator.check_schema(entry_schema())
+
+
+# ---------------------------------------------------------------- what stands where an entry should
+
+INSTEAD: dict[str, Callable[[Path], object]] = {
+    "a directory": lambda file: file.mkdir(),
+    "a link to a file": lambda file: file.symlink_to("/etc/hosts"),
+    "a link to an entry": lambda file: file.symlink_to(put(file.parents[3] / "other", SMALL) / file.name),
+    "a link to itself": lambda file: file.symlink_to(file.name),
+    "a pipe that nobody writes to": os.mkfifo,
+}
+
+
+@pytest.mark.parametrize("put_instead", INSTEAD.values(), ids=INSTEAD)
+def test_what_is_no_regular_file_is_not_read(tmp_path: Path, put_instead: Callable[[Path], object]) -> None:
+    file = put(tmp_path, SMALL) / "processor.yaml"
+    file.unlink()
+    put_instead(file)
+    assert faults_of(tmp_path)[0] == (1, "", "is no regular file")
+    with pytest.raises(RegistryFault, match=rf"^{file} is no regular file$") as caught:
+        FolderRegistry(tmp_path).resolve_ref(REF)
+    assert caught.value.hint
+
+
+def test_a_large_file_is_read_no_further_than_an_entry_may_be(tmp_path: Path) -> None:
+    file = put(tmp_path, SMALL) / "processor.yaml"
+    with file.open("ab") as stream:
+        stream.truncate(2**40)  # sparse: it would not fit into memory
+    assert faults_of(tmp_path) == [(1, "", "1,048,577 bytes or more, which is over the limit of 1,048,576")]
+
+
+def test_a_folder_of_a_version_without_an_entry_is_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "a/b/1").mkdir(parents=True)
+    (tmp_path / "a/b/notes").mkdir()
+    assert faults_of(tmp_path) == [(1, "", "there is no such file, but the folder of a version")]
+
+
+def test_all_faults_of_one_entry_are_told_whatever_finds_them(tmp_path: Path) -> None:
+    folder = put(
+        tmp_path,
+        "ref: a/b@2\ndescription: 5\nimage:\n  dockerfile: D\nruntime: {cpu: many}\n"
+        "inputs:\n  type: strin\n  properties:\n    a: {pattern: '(?=a)'}\n    b: {$ref: '#/$defs/x'}\n"
+        "outputs:\n  items: {default: 1}\n",
+    )
+    (folder / "leak").symlink_to("/etc/hosts")
+    assert [(line, pointer) for line, pointer, _ in faults_of(tmp_path)] == [
+        (1, "/ref"),
+        (2, "/description"),
+        (4, "/image/dockerfile"),
+        (5, "/runtime/cpu"),
+        (7, "/inputs/type"),
+        (9, "/inputs/properties/a/pattern"),
+        (10, "/inputs/properties/b/$ref"),
+        (12, "/outputs/items/default"),
+        (1, ""),
+    ]
+    with pytest.raises(RegistryFault, match=r"processor.yaml:1: the entry says a/b@2.* \(and 7 more\)$"):
+        FolderRegistry(tmp_path).resolve_ref(REF)
+
+
+def test_all_that_strict_yaml_refuses_is_told_at_once(tmp_path: Path) -> None:
+    put(tmp_path, SMALL + "ref: a/b@1\nx: &a [1]\ny: *a\nz: !t 1\n5: .nan\n")
+    assert [line for line, _, _ in faults_of(tmp_path)] == [4, 5, 6, 7, 8, 8]

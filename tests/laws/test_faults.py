@@ -74,7 +74,7 @@ def test_a_failure_at_any_call_names_nothing_and_holds_nothing(
 ) -> None:
     _, envelope, calls = attempt(tmp_path / "whole", broken, 0, stays=stays)
     assert isinstance(envelope, Success)
-    assert len(calls) >= {"store": 9, "ledger": 4}[broken]
+    assert len(calls) >= {"store": 7, "ledger": 4}[broken]
     for at in range(1, len(calls) + 1):
         folder = tmp_path / str(at)
         folder.mkdir()

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from theory.hookspecs import hookimpl as hookimpl
     from theory.mime import mime_of as mime_of
     from theory.run import Runner as Runner
+    from theory.tree import files_of as files_of
+    from theory.tree import tree_of as tree_of
     from theory.types import AdapterInfo as AdapterInfo
     from theory.types import Artifact as Artifact
     from theory.types import Capability as Capability
@@ -46,8 +48,10 @@ _HOME_OF = {
     "Runner": "theory.run:Runner",
     "canonical_json": "theory.canon:canonical",
     "cid_of": "theory.canon:cid_of",
+    "files_of": "theory.tree:files_of",
     "hookimpl": "theory.hookspecs:hookimpl",
     "mime_of": "theory.mime:mime_of",
+    "tree_of": "theory.tree:tree_of",
 }
 _TYPES = (  # noqa: SIM905 - easier to read than a list
     "AdapterInfo Artifact Capability Channel Envelope Failure Finding Image Job Json JsonObject Outcome "

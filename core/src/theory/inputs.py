@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import unicodedata
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from theory import paths, wire
-from theory.canon import CID, ZERO_CID, BadJson, check_json, escape_pointer, parse_json
+from theory.canon import CID, ZERO_CID, BadJson, canonical, check_json, compact, escape_pointer, parse_json
 from theory.errors import AttachmentNotFound, BadInputs, RegistryFault
 from theory.mime import mime_of
+from theory.record import Record
 from theory.schemas import BadSchema, Mismatch, schema_of
 from theory.types import Artifact
 
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from theory.types import Json, JsonObject, Processor
 
 
-@dataclass(frozen=True, slots=True)
-class Attachment:
+class Attachment(Record):
     """A file that a request brings along."""
 
     name: str  # what "$attach" calls it
@@ -34,16 +33,14 @@ class Attachment:
     basename: str  # the last segment of its world path
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(Record):
     """An artifact that the inputs name by world path."""
 
     path: str
     cid: str | None  # what the request says it is
 
 
-@dataclass(frozen=True, slots=True)
-class Inputs:
+class Inputs(Record):
     """Inputs that would do, were the attachments there."""
 
     raw: JsonObject
@@ -64,6 +61,20 @@ class Inputs:
             attach=lambda name: found[named[name]],
             refer=lambda reference: found[reference],
         )
+
+    def agree_with(self, earlier: Json) -> bool:
+        """Whether an earlier execution's inputs are these, as far as can be told without reading a file.
+
+        Files are compared by name: what is in them is not read for an answer that is there already.
+        """
+        basenames = {attachment.name: attachment.basename for attachment in self.attachments}
+        value = _validated(
+            self.processor,
+            self.raw,
+            attach=lambda name: _stand_in(basenames[name]),
+            refer=lambda reference: _stand_in(reference.path.rpartition("/")[2]),
+        )
+        return canonical(_named(value)) == canonical(_named(earlier))
 
 
 def check_inputs(
@@ -87,23 +98,36 @@ def check_inputs(
 
     def attach(name: str) -> Artifact:
         used.add(name)
-        basename = known[name].basename
-        return Artifact(f"{paths.INPUTS}{ZERO_CID}/{basename}", ZERO_CID, 0, mime_of(basename))
+        return _stand_in(known[name].basename)
 
     def refer(reference: Reference) -> Artifact:
         references.append(reference)
-        basename = reference.path.rpartition("/")[2]
-        return Artifact(f"{paths.INPUTS}{ZERO_CID}/{basename}", ZERO_CID, 0, mime_of(basename))
+        return _stand_in(reference.path.rpartition("/")[2])
 
     _check_places(document, "", known)
     _validated(processor, document, attach, refer)
     if unused := sorted(known.keys() - used):
-        shown = paths.printable(unused[0])
+        shown = paths.printable(compact({wire.ATTACH: unused[0]}))
         raise BadInputs(
-            f"nothing in the inputs refers to the attachment {shown!r}",
-            hint=f'write {{"$attach": "{shown}"}} where it belongs, or leave out --attach {shown}=…',
+            f"nothing in the inputs refers to the attachment {paths.quoted(unused[0])}",
+            hint=f"write {shown} where it belongs, or leave the attachment out",
         )
     return Inputs(document, tuple(known.values()), tuple(dict.fromkeys(references)), processor)
+
+
+def _stand_in(basename: str) -> Artifact:
+    return Artifact(f"{paths.INPUTS}{ZERO_CID}/{basename}", ZERO_CID, 0, mime_of(basename))
+
+
+def _named(value: Json) -> Json:
+    """Inputs with each file by its name alone."""
+    if isinstance(value, list):
+        return [_named(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if wire.ARTIFACT in value:
+        return {wire.ARTIFACT: str(value[wire.ARTIFACT]).rpartition("/")[2]}
+    return {key: _named(item) for key, item in value.items()}
 
 
 def _place(pointer: str) -> str:
@@ -120,9 +144,18 @@ def _parsed(raw: str | bytes | JsonObject) -> JsonObject:
             value = deepcopy(raw)  # the caller may go on to change it
     except BadJson as error:
         where = f" at {_place(error.pointer)}" if error.pointer else ""
-        raise BadInputs(f"the inputs are not JSON that can be used: {error}{where}") from None
+        empty = isinstance(raw, (str, bytes)) and not raw.strip()
+        raise BadInputs(
+            "the inputs are empty, which is not JSON"
+            if empty
+            else f"the inputs are not JSON that can be used: {error}{where}",
+            hint="without inputs write {}"
+            if empty
+            else "one JSON object in UTF-8; @FILE spares the shell's quoting",
+        ) from None
     if not isinstance(value, dict):
-        raise BadInputs("the inputs are not a JSON object", hint="--inputs-json '{\"name\": …}'")
+        found = "a list" if isinstance(value, list) else "one value"
+        raise BadInputs(f"the inputs are {found}, not a JSON object", hint='write {"name": …}')
     return value
 
 
@@ -132,8 +165,10 @@ def _attachment(name: str, source: str) -> Attachment:
     basename = unicodedata.normalize("NFC", basename)
     if fault := paths.fault_of_segment(basename):
         raise AttachmentNotFound(
-            f"Attachment file {paths.printable(shown)!r} {fault}",
-            hint="rename the file, or attach it from standard input",
+            f"Attachment file {paths.quoted(shown if source != '-' else name)} {fault}",
+            hint="give it another name"
+            if source == "-"
+            else "rename the file, or attach it from standard input",
         )
     return Attachment(name, source, basename)
 
@@ -147,13 +182,16 @@ def _check_places(value: Json, pointer: str, known: Mapping[str, Attachment]) ->
         return
     if wire.ATTACH in value:
         name = value[wire.ATTACH]
-        if len(value) > 1 or not isinstance(name, str):
-            raise BadInputs(f'{_place(pointer)} is not of the form {{"$attach": "name"}}')
-        if name not in known:
-            have = paths.printable(", ".join(sorted(known))) or "none"
+        if len(value) > 1 or not (isinstance(name, str) and name):
             raise BadInputs(
-                f"{_place(pointer)} refers to the attachment {paths.printable(name)!r}, which was not given",
-                hint=f"--attach {paths.printable(name)}=PATH (given: {have})",
+                f'{_place(pointer)} is not of the form {{"$attach": "name"}}',
+                hint="nothing else may stand beside it; the file comes from --attach name=PATH",
+            )
+        if name not in known:
+            have = ", ".join(map(paths.quoted, sorted(known)[:10])) or "none"
+            raise BadInputs(
+                f"{_place(pointer)} refers to the attachment {paths.quoted(name)}, which was not given",
+                hint=f"give it with --attach NAME=PATH (given: {have})",
             )
         return
     if wire.ARTIFACT in value:
@@ -177,7 +215,10 @@ def _reference(value: JsonObject, pointer: str = "") -> Reference:
             hint="cid and mime may be left out",
         )
     if fault := paths.fault_of_path(path):
-        raise BadInputs(f"the artifact {paths.printable(path)!r} at {_place(pointer)} {fault}")
+        raise BadInputs(
+            f"the artifact {paths.quoted(path)} at {_place(pointer)} {fault}",
+            hint="write a world path, as theory ls /artifacts/ shows them",
+        )
     return Reference(path, cid)
 
 

@@ -33,10 +33,10 @@ def micro_usd(text: str) -> int:
     """
     match = _AMOUNT.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text[:40]!r} is not an amount in USD; write digits and a point, such as 0.02")
+        raise ValueError(f"{text[:40]!r} is not an amount in USD")
     whole, decimals = match[1].lstrip("0"), match[2] or ""
     if len(decimals) > 6:  # noqa: PLR2004 - a micro-dollar
-        raise ValueError(f"{text[:40]!r} has more than 6 decimals; a micro-dollar is the smallest amount")
+        raise ValueError(f"{text[:40]!r} has more than 6 decimals, and a micro-dollar is the smallest amount")
     if len(whole) > 10 or (micro := int(whole + decimals.ljust(6, "0"))) > MAX_INTEGER:  # noqa: PLR2004 - 2^53 has 10
         raise ValueError(f"{text[:40]!r} is more than the ledger can hold, {usd(MAX_INTEGER)} USD")
     return micro

@@ -7,21 +7,33 @@ field's ``metadata["help"]`` is its line in ``theory adapters show``.
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, cast
 
-from theory.canon import MAX_INTEGER
+from theory.canon import MAX_INTEGER, compact
 from theory.errors import BadAdapterOptions
+from theory.paths import printable, quoted
+from theory.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from theory.types import Json, JsonObject
 
+_INTEGER = re.compile("[+-]?[0-9]+")
+_DIGITS = 17  # sign and digits of 2^53-1
+_WORDS: dict[type, str] = {
+    str: "string",
+    int: "integer",
+    float: "number",
+    bool: "boolean",
+}  # as JSON Schema has them
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Option:
+
+class Option(Record):
     """One option, as people see it."""
 
     name: str
@@ -34,7 +46,7 @@ def describe_options(cls: type | None) -> Iterator[Option]:
     """The options that a class has."""
     for field, kind in _fields(cls):
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        spelled = "required" if default is dataclasses.MISSING else repr(default)
+        spelled = "required" if default is dataclasses.MISSING else compact(default)
         yield Option(field.name, _spelled(kind), spelled, str(field.metadata.get("help", "")))
 
 
@@ -48,7 +60,7 @@ def options_of(adapter: str, cls: type | None, wanted: JsonObject) -> object:
     if unknown := sorted(wanted.keys() - fields.keys()):
         have = ", ".join(fields) or "none"
         raise BadAdapterOptions(
-            f"the adapter {adapter} has no option {unknown[0][:100]!r}", hint=f"its options: {have}"
+            f"the adapter {adapter} has no option {quoted(unknown[0])}", hint=f"its options: {have}"
         )
     values = {name: _value(adapter, name, fields[name], value) for name, value in wanted.items()}
     if cls is None:
@@ -62,12 +74,12 @@ def options_of(adapter: str, cls: type | None, wanted: JsonObject) -> object:
         ) from None
 
 
-def _fields(cls: type | None) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
+@lru_cache
+def _fields(cls: type | None) -> tuple[tuple[dataclasses.Field[Any], Any], ...]:
     if cls is None:
-        return
+        return ()
     hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        yield field, hints[field.name]
+    return tuple((field, hints[field.name]) for field in dataclasses.fields(cls))
 
 
 def _value(adapter: str, name: str, kind: Any, value: Json) -> Json:  # noqa: ANN401 - a type expression
@@ -78,7 +90,7 @@ def _value(adapter: str, name: str, kind: Any, value: Json) -> Json:  # noqa: AN
         if (fitting := _fitting(choice, value)) is not None:
             return fitting
     raise BadAdapterOptions(
-        f"the option {name} of the adapter {adapter} takes {_spelled(kind)}, not {str(value)[:100]!r}",
+        f"the option {name} of the adapter {adapter} takes {_spelled(kind)}, not {_short(value)}",
         hint=f"theory adapters show {adapter} lists them",
     )
 
@@ -92,6 +104,8 @@ def _fitting(choice: Any, value: Json) -> Json:  # noqa: ANN401 - a type, or a m
         value = float(value)
     if type(value) is not kind or (kind is not choice and value != choice):
         return None
+    if kind is int and abs(cast("int", value)) > MAX_INTEGER:
+        return None
     return None if isinstance(value, float) and value - value != 0 else value  # NaN or infinite
 
 
@@ -99,8 +113,9 @@ def _read(kind: type, text: str) -> Json:
     try:
         if kind is bool:
             return {"true": True, "false": False}.get(text.lower())
-        if kind is int and len(text) <= 20:  # noqa: PLR2004 - digits of a 64-bit integer
-            return int(text)
+        if kind is int:
+            # int() takes quadratic time, and reads what nobody means: 1_0, or digits of other scripts.
+            return int(text) if _INTEGER.fullmatch(text) and len(text) <= _DIGITS else None
         return float(text) if kind is float else None
     except ValueError:
         return None
@@ -121,4 +136,13 @@ def _spelled(kind: Any) -> str:  # noqa: ANN401 - as above
 def _word(choice: Any) -> str:  # noqa: ANN401 - as above
     if choice is type(None):
         return "null"
-    return choice.__name__ if isinstance(choice, type) else repr(choice)
+    return _WORDS.get(choice, choice.__name__) if isinstance(choice, type) else compact(choice)
+
+
+def _short(value: Json) -> str:
+    """A value as JSON, but not all of a long one."""
+    try:
+        text = compact(value)
+    except (TypeError, ValueError, RecursionError):  # from Python, where it may be anything
+        text = repr(value)
+    return printable(text if len(text) <= 100 else text[:99] + "…")  # noqa: PLR2004

@@ -91,3 +91,8 @@ def printable(text: str) -> str:
     """Text from outside, made safe to show: harmful characters escaped, 200 characters at most."""
     safe = HARMFUL.sub(lambda match: f"\\u{ord(match[0]):04x}", text.encode("utf-8", "replace").decode())
     return safe if len(safe) <= 200 else safe[:199] + "…"  # noqa: PLR2004
+
+
+def quoted(text: str) -> str:
+    """The same in quotation marks, for a message; a backslash in it stays one."""
+    return f"'{printable(text)}'"

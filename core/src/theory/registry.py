@@ -7,10 +7,11 @@ than the rest of a run.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,8 +20,9 @@ from theory.canon import BadJson, check_json, cid_of, compact
 from theory.errors import RegistryFault, UnknownRef
 from theory.hookspecs import hookimpl
 from theory.paths import printable
-from theory.schemas import BadSchema, Schema, misplaced_defaults, schema_of
-from theory.strictyaml import BadYaml, parse_yaml
+from theory.record import Record
+from theory.schemas import schema_of
+from theory.strictyaml import MAX_BYTES, BadYaml, parse_yaml
 from theory.tree import ENTRY, tree_of
 from theory.types import ImageSource, Processor, Ref, Runtime, SecretNeeds
 
@@ -30,8 +32,7 @@ if TYPE_CHECKING:
     from theory.types import JsonObject
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(Record):
     """One thing that is wrong with an entry."""
 
     file: Path
@@ -55,9 +56,9 @@ class FolderRegistry:
 
     def __init__(self, root: Path, cache: Path | None = None) -> None:
         below = root / "processors"
-        self.root = below if below.is_dir() else root
+        self.root = below if os.path.isdir(below) else root
         self._cache = cache
-        self._read: dict[str, JsonObject] = {}
+        self._resolved: dict[Ref, Processor] = {}
 
     @hookimpl
     def resolve_ref(self, ref: Ref) -> Processor | None:
@@ -68,20 +69,21 @@ class FolderRegistry:
         """
         folder = self.root / ref.namespace / ref.name / str(ref.version)
         try:
-            data = (folder / ENTRY).read_bytes()
+            data = _read(folder / ENTRY)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except OSError as error:
-            raise RegistryFault(f"{folder / ENTRY} cannot be read: {error.strerror}") from error
         cid = cid_of(data)
-        document = self._read.get(cid) or self._cached(cid)
+        known = self._resolved.get(ref)
+        if known and known.cid == cid and known.tree == tree_of(folder, known.image.dockerfile):
+            return known
+        document = self._cached(cid)
         if document is None or document["ref"] != str(ref) or _misses(document, folder):
             document, faults = _checked(data, folder / ENTRY, ref)
             if faults:
                 raise _refused(faults)
             self._keep(cid, document)
-        self._read[cid] = document
-        return _processor(document, ref, folder, cid)
+        processor = self._resolved[ref] = _processor(document, ref, folder, cid)
+        return processor
 
     def refs(self) -> Iterator[Ref]:
         """Every ref that has a folder here, sorted; folders whose names are no ref are passed over."""
@@ -96,24 +98,14 @@ class FolderRegistry:
 
     def check(self) -> Iterator[Fault]:
         """Every fault of every entry, the slow and thorough way: ``jsonschema`` has its say as well."""
-        for file in sorted(self.root.glob(f"**/{ENTRY}")):
-            parts = file.relative_to(self.root).parts
-            try:
-                ref = Ref.parse("{}/{}@{}".format(*parts[:3])) if len(parts) == 4 else None  # noqa: PLR2004 - of the path
-            except UnknownRef:
-                ref = None
-            if ref is None:
-                yield Fault(file, 1, "", "the path is not namespace/name/version/processor.yaml")
-                continue
-            try:
-                document, faults = _checked(file.read_bytes(), file, ref, thorough=True)
-                yield from faults
-                if not faults:
-                    _processor(document, ref, file.parent, "")
-            except RegistryFault as error:
-                yield Fault(file, 1, "", error.message)
-            except OSError as error:
-                yield Fault(file, 1, "", f"cannot be read: {error.strerror}")
+        for folder, folders, files in os.walk(self.root):
+            folders.sort()
+            here = Path(folder).relative_to(self.root).parts
+            ref = _ref_of(here)
+            if ENTRY in files or ENTRY in folders:
+                yield from _faults_at(Path(folder, ENTRY), ref)
+            elif ref is not None:
+                yield Fault(Path(folder, ENTRY), 1, "", "there is no such file, but the folder of a version")
 
     def _cached(self, cid: str) -> JsonObject | None:
         if self._cache is None:
@@ -139,6 +131,51 @@ class FolderRegistry:
                 part.unlink()
 
 
+def _ref_of(parts: tuple[str, ...]) -> Ref | None:
+    """The ref that a path below a registry's root is."""
+    try:
+        return Ref.parse("{}/{}@{}".format(*parts)) if len(parts) == 3 else None  # noqa: PLR2004 - namespace, name, version
+    except UnknownRef:
+        return None
+
+
+def _read(file: Path) -> bytes:
+    """The bytes of an entry, or one more than an entry may have; what a link leads to is none of its own.
+
+    Raises:
+        RegistryFault: It is no regular file, or cannot be read.
+    """
+    try:
+        # Not blocking: a pipe that nobody writes to would hang.
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb", closefd=True) as stream:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return stream.read(MAX_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        if error.errno not in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:  # a link, a directory, a socket
+            raise RegistryFault(
+                f"{file} cannot be read: {error.strerror}", hint="check its permissions"
+            ) from error
+    raise RegistryFault(f"{file} is no regular file", hint="put the entry itself in its place")
+
+
+def _faults_at(file: Path, ref: Ref | None) -> Iterator[Fault]:
+    """Every fault of one entry."""
+    if ref is None:
+        yield Fault(file, 1, "", "the path is not namespace/name/version/processor.yaml")
+        return
+    try:
+        document, faults = _checked(_read(file), file, ref, thorough=True)
+        yield from faults
+        image = document.get("image")
+        dockerfile = image.get("dockerfile") if isinstance(image, dict) else None
+        tree_of(file.parent, dockerfile if isinstance(dockerfile, str) else None)
+    except (RegistryFault, OSError) as error:
+        yield Fault(file, 1, "", str(error).removeprefix(f"{file} "))
+
+
 def _mark(body: bytes) -> bytes:
     """What a cached entry begins with: it is whole, and was checked by this version of theory."""
     return cid_of(f"{__version__}\n".encode() + body).encode()
@@ -158,7 +195,8 @@ def _checked(data: bytes, file: Path, ref: Ref, *, thorough: bool = False) -> tu
     try:
         value, lines = parse_yaml(data)
     except BadYaml as error:
-        return {}, [Fault(file, error.line, "", str(error))]
+        told = ((str(error), error.line), *error.more)
+        return {}, [Fault(file, line, "", message) for message, line in told]
 
     def fault(message: str, pointer: str) -> Fault:
         at = pointer
@@ -170,26 +208,33 @@ def _checked(data: bytes, file: Path, ref: Ref, *, thorough: bool = False) -> tu
         check_json(value)
     except BadJson as error:
         return {}, [fault(str(error), error.pointer)]
-    if broken := [fault(str(error), error.pointer) for error in schema_of(entry_schema()).faults(value)]:
-        return {}, sorted(broken, key=lambda found: found.line)
-    document = cast("JsonObject", value)
-    faults = []
-    if document["ref"] != str(ref):
-        faults.append(fault(f"the entry says {document['ref']}, its folder {ref}", "/ref"))
-    if missing := _misses(document, file.parent):
-        faults.append(
-            fault(f"there is no file {printable(missing)} in the entry's folder", "/image/dockerfile")
-        )
+    faults = [fault(str(error), error.pointer) for error in schema_of(entry_schema()).faults(value)]
+    if not isinstance(value, dict):
+        return {}, faults
+    if isinstance(value.get("ref"), str) and value["ref"] != str(ref) and not _at(faults, "/ref"):
+        faults.append(fault(f"the entry says {value['ref']}, its folder {ref}", "/ref"))
+    if not _at(faults, "/image") and "image" in value and (missing := _misses(value, file.parent)):
+        absent = f"there is no file {printable(missing)} in the entry's folder"
+        faults.append(fault(absent, "/image/dockerfile"))
     for name in ("inputs", "outputs"):
-        schema = cast("JsonObject", document.get(name, {}))
-        try:
-            Schema(schema)
-        except BadSchema as error:
-            faults.append(fault(str(error), f"/{name}{error.pointer}"))
-            continue
-        found = [*misplaced_defaults(schema), *(_disputed(schema) if thorough else ())]
-        faults.extend(fault(message, f"/{name}{pointer}") for pointer, message in found)
-    return document, faults
+        schema = value.get(name, {})
+        if isinstance(schema, dict):
+            found = _faults_of(schema, thorough=thorough)
+            faults.extend(fault(message, f"/{name}{pointer}") for pointer, message in found)
+    return value, sorted(faults, key=lambda found: found.line)
+
+
+def _at(faults: list[Fault], pointer: str) -> bool:
+    """Whether a fault is known at this place or below."""
+    return any(f"{fault.pointer}/".startswith(f"{pointer}/") for fault in faults)
+
+
+def _faults_of(schema: JsonObject, *, thorough: bool) -> list[tuple[str, str]]:
+    from theory.schemachecks import faults_of_schema, misplaced_defaults  # noqa: PLC0415 - for an entry that is new
+
+    if faults := faults_of_schema(schema):
+        return faults
+    return [*misplaced_defaults(schema), *(_disputed(schema) if thorough else ())]
 
 
 def _disputed(schema: JsonObject) -> Iterator[tuple[str, str]]:

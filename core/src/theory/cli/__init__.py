@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -12,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from theory import __version__, discovery
-from theory.cli.show import fail, say
+from theory import __version__
 from theory.errors import Interrupted, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from theory.cancel import Cancellation
+    from theory.errors import TheoryError
 
 # name: (module, short help); "theory --help" imports none of them, and a test compares the texts
 COMMANDS = {
@@ -120,29 +121,42 @@ def run_command_line(arguments: Sequence[str], cancellation: Cancellation) -> in
     except click.exceptions.Exit as done:  # --help, --version
         return done.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
+        from theory.cli.show import say  # noqa: PLC0415 - "theory --help" shows nothing of ours
+
         say(error.format_message())
         return Usage.exit_code
     except click.ClickException as error:
         hint = error.ctx.command_path + " --help" if isinstance(error, click.UsageError) and error.ctx else ""
-        return fail(Usage(_lowered(error.format_message()), hint=hint), as_json=as_json)
+        return _fail(Usage(_lowered(error.format_message()), hint=hint), as_json=as_json)
     except SystemExit as done:  # the answer could not be written, and stderr says so
         return done.code if isinstance(done.code, int) else 1
     except (KeyboardInterrupt, click.Abort):
-        return fail(Interrupted("interrupted"), as_json=as_json)
+        return _fail(Interrupted("interrupted"), as_json=as_json)
     except BrokenPipeError:
         # Who reads our output has gone. Whatever ran is closed; there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Exception as error:  # noqa: BLE001 - our own bug, wherever it is, still gets one answer
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # as it showed a help page
+            from theory.cli.show import refused_answer  # noqa: PLC0415 - as below
+
+            return refused_answer(error)
         from theory.close import known  # noqa: PLC0415 - only for an error
 
-        return fail(known(error, cancellation.signal, debug=debug), as_json=as_json)
+        return _fail(known(error, cancellation.signal, debug=debug), as_json=as_json)
     return answer if isinstance(answer, int) else 0
 
 
+def _fail(error: TheoryError, *, as_json: bool) -> int:
+    from theory.cli.show import fail  # noqa: PLC0415 - only for an error
+
+    return fail(error, as_json=as_json)
+
+
 def _brought() -> dict[str, str]:
-    ours = frozenset(name for names in discovery.published().values() for name in names.values())
-    found = discovery.allowed(discovery.installed(), os.environ, ours)
+    from theory import discovery  # noqa: PLC0415 - a command of core needs no plugin's name
+
+    found = discovery.allowed(discovery.installed(), os.environ)
     return {point.name: point.distribution for point in found if point.group == "theory.commands"}
 
 

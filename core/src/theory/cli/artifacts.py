@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import os
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from theory import blobs, paths
-from theory.canon import CID
-from theory.cli.show import answer, table
+from theory.canon import CID, MAX_INTEGER
+from theory.cli.options import settings_of, store_option
+from theory.cli.show import answer, standard_output, table
 from theory.errors import ArtifactNotFound, Usage
 from theory.mime import DEFAULT
 from theory.money import usd
@@ -26,7 +27,11 @@ if TYPE_CHECKING:
 @click.argument("prefix", required=False)
 @click.option("--plan", metavar="KEY", help="Only executions of this plan.")
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many executions."
+    "--limit",
+    type=click.IntRange(1, MAX_INTEGER),
+    default=20,
+    show_default=True,
+    help="At most so many executions.",
 )
 def ls(prefix: str | None, plan: str | None, limit: int) -> None:
     """List executions, or the artifacts below a world path.
@@ -34,6 +39,10 @@ def ls(prefix: str | None, plan: str | None, limit: int) -> None:
     Without PREFIX: the executions that closed last, the newest first (when, id, ref, adapter, status, cost).
     With it: size, cid and path of every artifact whose path begins so.
     """
+    if prefix is not None and not (prefix.startswith(paths.ROOT) or paths.ROOT.startswith(prefix)):
+        raise Usage(
+            f"{paths.quoted(prefix)} is not the beginning of a world path", hint=f"theory ls {paths.ROOT}"
+        )
     with Runner() as runner:
         if prefix is None:
             records = runner.ledger.executions(limit=limit, plan=plan)
@@ -45,19 +54,20 @@ def ls(prefix: str | None, plan: str | None, limit: int) -> None:
 
 @click.command()
 @click.argument("execution_id", metavar="ID")
-def show(execution_id: str) -> None:
+@store_option
+def show(execution_id: str, store: str | None) -> None:
     """Print all that is recorded of an execution.
 
     One JSON document: the execution's record with the cids of all that a replay needs, and its envelope.
     """
     from theory import wire  # noqa: PLC0415 - not for its neighbours
 
-    with Runner() as runner:
+    with Runner(settings_of(store)) as runner:
         record = runner.ledger.execution(execution_id)
         envelope = runner.stored_envelope(execution_id)
         if record is None or envelope is None:
             raise ArtifactNotFound(
-                f"no execution is called {paths.printable(execution_id)}",
+                f"no execution is called {paths.quoted(execution_id)}",
                 hint="theory ls shows those that there are",
             )
         document = {
@@ -80,21 +90,24 @@ def show(execution_id: str) -> None:
 
 @click.command()
 @click.argument("path")
-def cat(path: str) -> None:
+@store_option
+def cat(path: str, store: str | None) -> None:
     """Write the bytes of an artifact to standard output.
 
     PATH is a world path, or a cid. The content is compared with its cid as it is read: damage ends the
     command with exit status 3.
     """
-    with Runner() as runner:
-        blobs.copy_verified(runner.store, _found(runner, path).cid, sys.stdout.buffer)
-    sys.stdout.buffer.flush()
+    with Runner(settings_of(store)) as runner:
+        cid = _found(runner, path).cid
+        with standard_output() as stream:
+            blobs.copy_verified(runner.store, cid, stream)
 
 
 @click.command()
 @click.argument("artifacts", metavar="PATH...", nargs=-1, required=True)
 @click.option("--to", "folder", metavar="DIR", default=".", show_default=True, help="Folder for the files.")
-def get(artifacts: tuple[str, ...], folder: str) -> None:
+@store_option
+def get(artifacts: tuple[str, ...], folder: str, store: str | None) -> None:
     """Copy artifacts to files.
 
     PATH is a world path, or a cid; the file is called as the last part of it. It replaces one that is there.
@@ -105,13 +118,14 @@ def get(artifacts: tuple[str, ...], folder: str) -> None:
     for path in artifacts:
         name = path.rpartition("/")[2]
         if names.setdefault(name, path) != path:
+            both = f"{paths.quoted(names[name])} and {paths.quoted(path)}"
             raise Usage(
-                f"{names[name]} and {path} would both become {name}",
+                f"{both} would both become {paths.quoted(name)}",
                 hint="copy them to two folders: --to DIR",
             )
-    if not Path(folder).is_dir():
-        raise Usage(f"--to {folder} is not a folder", hint=f"mkdir -p {folder}")
-    with Runner() as runner:
+    if not os.path.isdir(folder):
+        raise Usage(f"--to {paths.quoted(folder)} is not a folder", hint="make it, or name another one")
+    with Runner(settings_of(store)) as runner:
         found = [(_found(runner, path), Path(folder, name)) for name, path in names.items()]
         for artifact, file in found:
             save.save_one(runner.store, artifact, file)
@@ -123,9 +137,8 @@ def _found(runner: Runner, path: str) -> Artifact:
     artifact = runner.ledger.name(path)
     if artifact is None:
         folder = path.rpartition("/")[0] + "/"
-        raise ArtifactNotFound(
-            f"no artifact is called {paths.printable(path)}", hint=f"theory ls {paths.printable(folder)}"
-        )
+        below = paths.ROOT if paths.fault_of_path(folder[:-1]) else folder
+        raise ArtifactNotFound(f"no artifact is called {paths.quoted(path)}", hint=f"theory ls {below}")
     return artifact
 
 

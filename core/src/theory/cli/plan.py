@@ -31,7 +31,7 @@ def create(key: str, limit: str | None) -> None:
     say(f"created plan {key} with {'no limit' if limit is None else f'a limit of {limit} USD'}")
 
 
-@plan.command()
+@plan.command(context_settings={"ignore_unknown_options": True})  # -1 is an amount, and a wrong one
 @click.argument("key")
 @click.argument("amount", metavar="USD")
 def limit(key: str, amount: str) -> None:
@@ -76,7 +76,7 @@ def _amount(text: str | None) -> int | None:
     try:
         return None if text is None else micro_usd(text)
     except ValueError as error:
-        raise Usage(f"the limit: {error}", hint="write US dollars, such as 5 or 0.25") from None
+        raise Usage(f"the limit: {error}", hint="write US dollars with a point, such as 5 or 0.25") from None
 
 
 def _row(state: PlanState) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from theory.cli.options import refuse_empty
 from theory.cli.show import answer, clean, say, table
 from theory.errors import RegistryFault, TheoryError
 from theory.registry import FolderRegistry
@@ -56,9 +57,10 @@ def check(folders: tuple[str, ...]) -> int:
     """
     with Runner() as runner:
         roots = [source.root for source in runner.sources if source.root]
+    refuse_empty({"folders": folders})
     if folders:
         roots = [Path(os.path.abspath(folder)) for folder in folders]
-        if missing := [folder for folder in roots if not folder.is_dir()]:
+        if missing := [folder for folder in roots if not os.path.isdir(folder)]:
             raise RegistryFault(f"{missing[0]} is not a folder", hint="name the root of a registry")
     faults = entries = 0
     for root in roots:
@@ -67,8 +69,12 @@ def check(folders: tuple[str, ...]) -> int:
         for fault in checked.check():
             faults += 1
             sys.stdout.write(clean(str(fault)) + "\n")
-    say(f"{entries} entries, {faults} faults")
+    say(f"{_counted(entries, 'entry', 'entries')}, {_counted(faults, 'fault', 'faults')}")
     return RegistryFault.exit_code if faults else 0
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
 
 
 def _rows(runner: Runner) -> Iterator[tuple[str, str, str]]:

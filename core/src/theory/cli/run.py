@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import os
 from pathlib import Path
@@ -10,13 +9,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from theory import config
 from theory.canon import MAX_JSON_BYTES, BadJson, parse_json
+from theory.cli.options import refuse_empty, settings_of, store_option
 from theory.cli.show import Events, answer_envelope, fail
 from theory.close import known
 from theory.errors import BadAdapterOptions, BadInputs, SaveFailed, TheoryError, Usage
 from theory.money import micro_usd
-from theory.paths import printable
+from theory.paths import printable, quoted
 from theory.pipes import Pipe
 from theory.run import Runner
 from theory.types import Success
@@ -24,6 +23,9 @@ from theory.types import Success
 if TYPE_CHECKING:
     from theory.cancel import Cancellation
     from theory.types import JsonObject, MemoPolicy
+
+
+_OPTIONS_HINT = 'write {"key": 1}; -o KEY=VALUE spares the shell\'s quoting'
 
 
 @click.command(short_help="Run a processor and print its envelope.")
@@ -70,7 +72,7 @@ if TYPE_CHECKING:
 @click.option(
     "--execution-id", metavar="ID", help="Try an execution again, or get its envelope if it is closed."
 )
-@click.option("--store", metavar="URL", help="Where blobs are kept.  [default: below THEORY_HOME]")
+@store_option
 @click.option(
     "--registry", "registries", metavar="DIR", multiple=True, help="A registry to ask first; repeatable."
 )
@@ -86,17 +88,9 @@ def run(cancellation: Cancellation, /, **given: Any) -> int:  # noqa: ANN401 - a
     """
     as_json, debug = given["as_json"], given["debug"]
     events = Events(stream=given["stream"], as_json=as_json, quiet=given["quiet"])
-    _check_empty(given)
-    _check_targets(given)
-    settings = config.load()
-    if given["store"]:
-        url = given["store"]
-        if "://" not in url and not url.startswith("file:"):
-            url = Path(os.path.abspath(url)).as_uri()
-        settings = dataclasses.replace(settings, store=url)
-    if given["registries"]:
-        named = tuple(Path(os.path.abspath(folder)) for folder in given["registries"])
-        settings = dataclasses.replace(settings, named_registries=(*named, *settings.named_registries))
+    refuse_empty(given)
+    settings = settings_of(given["store"], given["registries"])
+    _check_targets(given, settings.write_prefix)
     attachments = _attachments(given["attachments"], given["inputs_json"])
     with Runner(settings, debug=debug) as runner:
         ref, options, memo, reserve = (
@@ -124,18 +118,18 @@ def run(cancellation: Cancellation, /, **given: Any) -> int:  # noqa: ANN401 - a
         events.close()
         if isinstance(envelope, Success):
             try:
-                _save(runner, envelope, given)
+                _save(runner, envelope, given, cancellation)
             except TheoryError as error:
-                return fail(
-                    known(error, None, debug=debug), as_json=as_json, execution_id=envelope.execution_id
-                )
+                told = known(error, cancellation.signal, debug=debug)
+                told.meta = {**envelope.meta, **told.meta}  # the execution is closed, and this is its own
+                return fail(told, as_json=as_json, execution_id=envelope.execution_id)
     return answer_envelope(envelope, as_json=as_json)
 
 
 def _ref(given: dict[str, Any]) -> str:
     argument, option = given["ref_argument"], given["ref"]
     if argument and option and argument != option:
-        raise Usage(f"two refs: {argument} and --ref {option}", hint="give one of them")
+        raise Usage(f"two refs: {quoted(argument)} and --ref {quoted(option)}", hint="give one of them")
     if not (argument or option):
         raise Usage("no processor was named", hint="theory run REF; theory registry ls shows the refs")
     return str(argument or option)
@@ -153,9 +147,12 @@ def _inputs(text: str, cancellation: Cancellation) -> str | bytes:
             if descriptor:
                 os.close(descriptor)
     except (OSError, ValueError) as error:
-        what = "standard input" if text == "-" else f"the file of --inputs-json {printable(text)}"
+        what = "standard input" if text == "-" else f"the file of --inputs-json, {quoted(text[1:])},"
         reason = getattr(error, "strerror", None) or str(error)
-        raise BadInputs(f"{what} cannot be read: {reason}", hint="check the path") from None
+        raise BadInputs(
+            f"{what} cannot be read: {reason}",
+            hint="@FILE names a file with one JSON object, - standard input",
+        ) from None
 
 
 def _attachments(texts: tuple[str, ...], inputs: str) -> dict[str, str]:
@@ -163,9 +160,9 @@ def _attachments(texts: tuple[str, ...], inputs: str) -> dict[str, str]:
     for text in texts:
         name, equals, source = text.partition("=")
         if not (name and equals and source):
-            raise Usage(f"--attach {text[:200]!r} is not NAME=PATH", hint="--attach image=photo.jpg")
+            raise Usage(f"--attach {quoted(text)} is not NAME=PATH", hint="--attach image=photo.jpg")
         if name in attachments:
-            raise Usage(f"two attachments are called {name[:200]!r}", hint="give each one a name of its own")
+            raise Usage(f"two attachments are called {quoted(name)}", hint="give each one a name of its own")
         attachments[name] = source
     if [*attachments.values(), inputs].count("-") > 1:
         raise Usage(
@@ -178,15 +175,21 @@ def _options(given: dict[str, Any]) -> JsonObject:
     try:
         options = parse_json(given["adapter_opts_json"])
     except BadJson as error:
-        raise BadAdapterOptions(f"--adapter-opts-json is not JSON that can be used: {error}") from None
-    if not isinstance(options, dict):
+        where = f" at {printable(error.pointer)}" if error.pointer else ""
         raise BadAdapterOptions(
-            "--adapter-opts-json is not a JSON object", hint="--adapter-opts-json '{\"key\": 1}'"
-        )
+            f"--adapter-opts-json is not JSON that can be used: {error}{where}", hint=_OPTIONS_HINT
+        ) from None
+    if not isinstance(options, dict):
+        raise BadAdapterOptions("--adapter-opts-json is not a JSON object", hint=_OPTIONS_HINT)
     for text in given["options"]:
         key, equals, value = text.partition("=")
         if not (key and equals):
-            raise BadAdapterOptions(f"-o {text[:200]!r} is not KEY=VALUE", hint="-o cost_micro_usd=100")
+            raise BadAdapterOptions(f"-o {quoted(text)} is not KEY=VALUE", hint="-o cost_micro_usd=100")
+        if key in options:
+            raise BadAdapterOptions(
+                f"the option {quoted(key)} is given twice",
+                hint="say it once, with -o or in --adapter-opts-json",
+            )
         options[key] = value
     return {**options, "build": True} if given["build"] else options
 
@@ -203,33 +206,33 @@ def _amount(text: str | None) -> int | None:
     try:
         return None if text is None else micro_usd(text)
     except ValueError as error:
-        raise Usage(f"--reserve-usd: {error}", hint="--reserve-usd 0.02") from None
+        raise Usage(f"--reserve-usd: {error}", hint="write US dollars with a point, such as 0.02") from None
 
 
-def _check_empty(given: dict[str, Any]) -> None:
-    """Refuse an option that was given nothing: most often a variable of a script that is not set."""
-    for name, value in given.items():
-        if value == "":
-            raise Usage(f"--{name.replace('_', '-')} is empty", hint="give it a value, or leave it out")
-
-
-def _check_targets(given: dict[str, Any]) -> None:
+def _check_targets(given: dict[str, Any], prefix: str) -> None:
+    for name in ("save_dir", "save_first"):
+        if "\0" in (given[name] or ""):
+            option = f"--{name.replace('_', '-')}"
+            raise Usage(f"{option} {quoted(given[name])} has a NUL character", hint="name another path")
     if given["save_dir"] or given["save_first"]:
         from theory import save  # noqa: PLC0415 - most runs save nothing
 
         if given["save_dir"]:
-            save.check_folder(Path(given["save_dir"]))
+            save.check_folder(Path(given["save_dir"]), given["write_prefix"] or prefix)
         if given["save_first"]:
             save.check_file(Path(given["save_first"]))
 
 
-def _save(runner: Runner, envelope: Success, given: dict[str, Any]) -> None:
+def _save(runner: Runner, envelope: Success, given: dict[str, Any], cancellation: Cancellation) -> None:
     if given["save_dir"] or given["save_first"]:
         from theory import save  # noqa: PLC0415 - as above
 
         if given["save_dir"]:
-            save.save_all(runner.store, envelope.outputs, Path(given["save_dir"]))
+            save.save_all(
+                runner.store, envelope.outputs, Path(given["save_dir"]), cancelled=cancellation.is_set
+            )
         if given["save_first"]:
             if not envelope.outputs:
                 raise SaveFailed(f"execution {envelope.execution_id} has no output to save")
-            save.save_one(runner.store, envelope.outputs[0], Path(given["save_first"]))
+            file = Path(given["save_first"])
+            save.save_one(runner.store, envelope.outputs[0], file, cancelled=cancellation.is_set)

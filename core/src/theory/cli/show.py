@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from typing import IO, TYPE_CHECKING
 
 from theory import wire
 from theory.canon import compact
@@ -15,31 +17,52 @@ from theory.request import new_execution_id
 from theory.types import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from theory.errors import TheoryError
     from theory.types import Envelope, JsonObject
 
+_LONGEST = 2000  # characters of a message of the command line itself, which may repeat an argument
 _SEQUENCE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|[\]P^_].*?(\x07|\x1b\\|$)|.)", re.DOTALL)
 
 
 def say(text: str) -> None:
-    """A line for people, on stderr."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    """A line for people, on stderr; where it has gone, there is nobody to tell."""
+    with suppress(OSError):
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
 
 
 def answer(document: object, *, as_json: bool) -> None:
     """The answer, on stdout: one compact line, or indented."""
     text = compact(document) if as_json else json.dumps(document, ensure_ascii=False, indent=2)
+    # JSON may spell any character so: the value is the same, and a line is one line to every reader.
+    _write(_safe(text))
+
+
+def _write(text: str) -> None:
+    """Lines on stdout, in UTF-8 whatever the locale is."""
+    with standard_output() as stream:
+        stream.write(text.encode("utf-8", "replace") + b"\n")
+
+
+@contextmanager
+def standard_output() -> Iterator[IO[bytes]]:
+    """Bytes for stdout; one that takes no more ends the command."""
     try:
-        sys.stdout.buffer.write(text.encode() + b"\n")
+        yield sys.stdout.buffer
         sys.stdout.buffer.flush()
     except BrokenPipeError:
         raise
-    except OSError as error:  # a full disk, say; what has run is closed and kept
-        say(f"Error: cannot write to standard output: {error.strerror}\nHint: theory show ID has it")
-        raise SystemExit(SaveFailed.exit_code) from None
+    except OSError as error:
+        raise SystemExit(refused_answer(error)) from None
+
+
+def refused_answer(error: OSError) -> int:
+    """Say that standard output takes nothing, a full disk, say; the exit status."""
+    say(f"Error: cannot write to standard output: {error.strerror}")
+    say("Hint: send it elsewhere; what has run is kept, and theory show ID prints its envelope")
+    return SaveFailed.exit_code
 
 
 def answer_envelope(envelope: Envelope, *, as_json: bool) -> int:
@@ -47,18 +70,27 @@ def answer_envelope(envelope: Envelope, *, as_json: bool) -> int:
     if as_json or not isinstance(envelope, Failure):
         answer(wire.envelope_document(envelope), as_json=as_json)
     else:
-        say(f"Error: {clean(envelope.message)}")
+        say(f"Error: {_safe(envelope.message)}")
         if envelope.hint:
-            say(f"Hint: {clean(envelope.hint)}")
+            say(f"Hint: {_safe(envelope.hint)}")
     return envelope.exit_code
 
 
 def fail(error: TheoryError, *, as_json: bool, execution_id: str = "") -> int:
     """Print an error of the command line itself; the exit status."""
-    envelope = Failure(
-        execution_id or new_execution_id(), error.code, error.message, error.hint, error.meta, error.exit_code
-    )
-    return answer_envelope(envelope, as_json=as_json)
+    message = error.message if len(error.message) <= _LONGEST else error.message[: _LONGEST - 1] + "…"
+    id_ = execution_id or new_execution_id()
+    envelope = Failure(id_, error.code, message, error.hint, error.meta, error.exit_code)
+    try:
+        return answer_envelope(envelope, as_json=as_json)
+    except BrokenPipeError:  # who asked has gone; the status is all that is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return error.exit_code
+
+
+def _safe(text: str) -> str:
+    """Text as it is, but for what steers a terminal, which is spelled out; newlines stay."""
+    return HARMFUL.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
 
 
 def clean(text: str) -> str:
@@ -75,9 +107,9 @@ def table(rows: Iterable[Sequence[str]], heading: Sequence[str]) -> None:
     if sys.stdout.isatty() and lines:
         lines.insert(0, [word.upper() for word in heading])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        sys.stdout.write("  ".join(cells).rstrip() + "\n")
+    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
+    if lines:
+        _write("\n".join("  ".join(cells).rstrip() for cells in padded))
 
 
 class Events:
@@ -119,7 +151,8 @@ class Events:
 
     def close(self) -> None:
         """End the line that is open."""
-        self._begin("")
+        with suppress(OSError):  # as ``say``
+            self._begin("")
 
     def _line(self, text: str) -> None:
         self._begin("")
