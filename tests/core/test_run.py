@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -372,8 +372,12 @@ def test_listeners_are_told_once_an_execution_and_cannot_change_the_verdict(tmp_
 def test_our_own_bug_is_one_envelope_and_a_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    class Bug(dict[str, str]):
+        def items(self) -> NoReturn:
+            raise TypeError("a bug")
+
     with house(tmp_path) as runner:
-        envelope = failed(runner.run("test/thing@1", attachments={"a": 5}))  # type: ignore[dict-item]  # the bug
+        envelope = failed(runner.run("test/thing@1", attachments=Bug(a="b")))
     assert (envelope.code, envelope.exit_code) == ("ERR_INTERNAL", 70)
     assert "TypeError" in capsys.readouterr().err
 

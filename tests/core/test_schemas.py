@@ -13,7 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from theory.canon import canonical
-from theory.schemas import BadSchema, Mismatch, Schema, misplaced_defaults, schema_of
+from theory.schemachecks import faults_of_schema, misplaced_defaults
+from theory.schemas import BadSchema, Mismatch, Schema, schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -224,8 +225,10 @@ def test_a_pattern_that_backtracks_elsewhere_takes_no_time_here() -> None:
     assert time.process_time() - began < 1
 
 
-def test_an_equal_schema_is_compiled_once() -> None:
-    assert schema_of({"type": "string", "minLength": 7}) is schema_of({"type": "string", "minLength": 7})
+def test_a_schema_is_compiled_once() -> None:
+    document: JsonObject = {"type": "string", "minLength": 7}
+    assert schema_of(document) is schema_of(document)
+    assert schema_of(document).document == document
 
 
 # ---------------------------------------------------------------- what a mismatch says
@@ -468,3 +471,69 @@ def test_a_choice_between_two_members_names_both() -> None:
     one = Schema({"oneOf": [{"required": ["text"]}, {"required": ["file"]}]})
     with pytest.raises(Mismatch, match=r'^"text" is a required property, and "file" is a required property$'):
         one.check({})
+
+
+# ---------------------------------------------------------------- every fault of a schema
+
+
+@pytest.mark.parametrize("name", NO_SCHEMAS)
+def test_what_refuses_a_schema_is_among_its_faults(name: str) -> None:
+    schema, _, pointer = NO_SCHEMAS[name]
+    assert any(place.startswith(pointer) for place, _ in faults_of_schema(schema))
+
+
+def test_every_fault_of_a_schema_has_its_place_and_plain_words() -> None:
+    schema: JsonObject = {
+        "type": "strin",
+        "minLength": -1,
+        "pattern": r"(a)\1",
+        "patternProperties": {"(?<!a)b": {}, "(": {}},
+        "items": {"$ref": "#/$defs/gone"},
+        "contains": {"$dynamicRef": "http://127.0.0.1:9/x"},
+        "not": {"$ref": "file:///etc/hosts"},
+    }
+    backtracks = "looks around or back, which takes more than linear time; write it without"
+    assert sorted(faults_of_schema(schema)) == [
+        ("/contains/$dynamicRef", "$dynamicRef http://127.0.0.1:9/x leaves the document"),
+        ("/items/$ref", "$ref #/$defs/gone leads to nothing"),
+        ("/minLength", "-1 is less than the minimum of 0"),
+        ("/not/$ref", "$ref file:///etc/hosts leaves the document"),
+        ("/pattern", rf"the pattern '(a)\1' {backtracks}"),
+        ("/patternProperties/(", "the pattern '(' is no regular expression, or too large a one"),
+        ("/patternProperties/(?<!a)b", f"the pattern '(?<!a)b' {backtracks}"),
+        ("/type", '"strin" is not one of "array", "boolean" or 5 other candidates'),
+    ]
+
+
+def test_a_sound_schema_has_no_faults() -> None:
+    assert faults_of_schema(DEFAULTS) == []
+
+
+KINDS: JsonObject = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "object", "required": ["kind", "text"], "properties": {"kind": {"const": "text"}}},
+        {"type": "object", "required": ["kind", "url"], "properties": {"kind": {"const": "link"}}},
+        {
+            "type": "object",
+            "required": ["x", "y", "z"],
+            "properties": {"x": True, "y": True, "z": True},
+            "additionalProperties": False,
+        },
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    ("value", "words", "pointer"),
+    [
+        ({"kind": "text"}, '"text" is a required property', ""),
+        ({"kind": "link", "text": 1}, '"url" is a required property', ""),
+        ({"kind": "sound"}, 'it is none of "text", "link"', "/kind"),
+        ({"x": 1, "y": 1, "z": 1, "zz": 1}, "('zz' was unexpected)", "/zz"),
+    ],
+)
+def test_of_a_choice_the_branch_with_the_fewest_faults_is_told(value: Json, words: str, pointer: str) -> None:
+    message, place, _ = fault_of(KINDS, value)
+    assert message.endswith(words)
+    assert place == pointer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from theory import blobs, wire
@@ -11,6 +10,7 @@ from theory.canon import MAX_INTEGER, cid_of, compact
 from theory.errors import Internal, Interrupted, TheoryError
 from theory.ledger import Closing, fits
 from theory.memo import remembers
+from theory.record import Record
 from theory.redact import Redactor
 from theory.types import Failure, Outcome, Success
 
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 _MAX_TEXT = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(Record):
     """What an execution costs its plan, in micro-USD."""
 
     actual: int | None  # None: it ran, and nobody knows; then the reservation stands for it

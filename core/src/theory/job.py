@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from theory import wire
-from theory.canon import memo_key
+from theory.canon import canonical, canonical_object, memo_key
+from theory.once import once
+from theory.record import Record
 from theory.types import Job
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from theory.admit import Admission
+    from theory.keep import Records
     from theory.plugins import Adapter
     from theory.redact import Redactor
     from theory.request import Request
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 # 1980-01-01, the earliest moment that a zip archive can hold.
 # Source: https://reproducible-builds.org/docs/source-date-epoch/
 SOURCE_DATE_EPOCH = "315532800"
+# The largest parts of a memo key's preimage, and the same in every execution of an entry.
+_SCHEMAS = frozenset({"inputs_schema", "outputs_schema"})
+_spelled = once(canonical)
 _THREADS = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -32,15 +37,14 @@ _THREADS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(Record):
     """All that is known before anything is spent: what rooms 1 to 5 have made."""
 
     request: Request
     adapter: Adapter
     admission: Admission
     job: Job
-    records: Mapping[str, bytes]  # role and content of what explains it later
+    records: Records
     workspace: Workspace
     redactor: Redactor
 
@@ -55,9 +59,11 @@ def plan_job(
     seed: int,
     secrets: Iterable[str],
     pretends: bool,
-) -> tuple[Job, JsonObject]:
-    """The job, and the preimage of its memo key for those who ask later why it differs."""
-    preimage = wire.preimage_document(processor, image, inputs, seed, secrets, pretends=pretends)
+) -> tuple[Job, bytes]:
+    """The job, and the canonical preimage of its memo key for those who ask later why it differs."""
+    document = wire.preimage_document(processor, image, inputs, seed, secrets, pretends=pretends)
+    spelled = {key: (_spelled if key in _SCHEMAS else canonical)(value) for key, value in document.items()}
+    preimage = canonical_object(spelled)
     job = Job(
         execution_id=execution_id,
         processor=processor,

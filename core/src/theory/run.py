@@ -7,92 +7,50 @@ closing line of the ledger is the moment when an execution becomes true; nothing
 from __future__ import annotations
 
 import dataclasses
-import os
-import threading
 import time
 from contextlib import ExitStack
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
-from theory import blobs, config, filestore, wire
+from theory import blobs
 from theory.admit import admit
 from theory.artifacts import lay_out, materialize
 from theory.cancel import Cancellation
+from theory.canon import parse_json
 from theory.close import Cost, close, cost_of, failure, failure_of, known, served, success
+from theory.delivery import Delivery
 from theory.errors import Interrupted, LedgerFailed, TheoryError, Usage
-from theory.execute import LogChannel, check_outcome, execute, guarded
+from theory.execute import LogChannel, check_outcome, execute
+from theory.home import Home
 from theory.inputs import check_inputs
 from theory.job import Prepared, plan_job
 from theory.keep import keep, keep_records, records_of
-from theory.lease import lease, sweep
-from theory.ledger import Ledger
+from theory.lease import lease
 from theory.memo import recall, remember, remembers
 from theory.money import usd
 from theory.outputs import check_outputs
 from theory.paths import printable
-from theory.plugins import Plugins
 from theory.redact import Redactor
-from theory.request import Request, new_execution_id
-from theory.resolve import Source, resolve_ref, sources_of
+from theory.request import Request, attachments_of, is_execution_id, new_execution_id, options_over
+from theory.resolve import resolve_ref
 from theory.tree import changed
 from theory.types import Outcome, Ref, Workspace
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Mapping
 
-    from theory.config import Settings
-    from theory.types import Artifact, Envelope, JsonObject, MemoPolicy, MemoRecord, Store
+    from theory.types import Envelope, JsonObject, MemoPolicy, MemoRecord
 
     Listener = Callable[[JsonObject], None]
 
 
-class Runner:
-    """Runs processors for one home, from any thread.
+class Runner(Home):
+    """Runs processors for one home, from any thread; arguments as for ``Home``.
 
     >>> envelope = Runner().run("text/wordcount@1", {"text": "to be"}, adapter="process")  # doctest: +SKIP
     >>> envelope.outputs[0].path  # doctest: +SKIP
     '/artifacts/outputs/counts.json'
-
-    Args:
-        settings: Where home, store and registries are; as the command line finds them unless told.
-        plugins: What is installed, unless told.
-        environ: Where secrets come from.
-        debug: Print the traceback of every error on stderr, not only of our own bugs.
-
-    A runner holds one connection to its ledger; ``close`` it, or use it as a context manager.
     """
-
-    def __init__(
-        self,
-        settings: Settings | None = None,
-        *,
-        plugins: Plugins | None = None,
-        environ: Mapping[str, str] = os.environ,
-        debug: bool = False,
-    ) -> None:
-        self._debug = debug
-        self.settings = config.load(environ) if settings is None else settings
-        self.plugins = Plugins.installed(environ) if plugins is None else plugins
-        self._environ = environ
-        self._lock = threading.RLock()
-        self._ledger: Ledger | None = None
-        self._store: Store | None = None
-        self._sources: tuple[Source, ...] | None = None
-        self._tidy = False
-
-    def __enter__(self) -> Runner:  # noqa: PYI034 - typing.Self is newer than our oldest Python
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let go of the ledger; a later run opens it again."""
-        with self._lock:
-            ledger, self._ledger = self._ledger, None
-        if ledger is not None:
-            ledger.close()
-
-    # ---------------------------------------------------------------- the ways in
 
     def run(  # noqa: PLR0913 - what the command line has as options
         self,
@@ -128,84 +86,62 @@ class Runner:
             reserve_micro_usd: What to hold on the plan; what the entry says unless told.
             execution_id: Try this execution again: if it is closed, its envelope is the answer.
             cancellation: Set it from any thread, and the run ends as soon as it can.
-            listen: Gets events (``log``, ``token``, ``progress``, ``warning`` …) while the run goes on.
+            listen: Gets events (``log``, ``token``, ``progress``, ``warning`` …) while the run goes on, one
+                at a time, in a thread of its own.
         """
-        settings, minted = self.settings, execution_id or new_execution_id()
-        chosen = adapter or settings.adapter
-        cancellation, tell = cancellation or Cancellation(), guarded(listen)
-        try:
-            request = Request(
-                ref=ref,
-                inputs={} if inputs is None else inputs,
-                attachments={name: os.fspath(source) for name, source in (attachments or {}).items()},
-                adapter=chosen,
-                options={**settings.adapter_options.get(chosen, {}), **(options or {})},
-                plan=settings.plan if plan is None else plan,
-                prefix=write_prefix if write_prefix is not None else settings.write_prefix,
-                seed=seed,
-                timeout=timeout,
-                memo=memo,
-                reserve_micro_usd=reserve_micro_usd,
-                execution_id=execution_id,
-            )
-            if execution_id is not None and (stored := self._answered(execution_id, ref)) is not None:
-                return stored
-            envelope = self._carry(request, minted, cancellation, tell)
-        except Exception as error:  # noqa: BLE001 - our own bug, wherever it is, still gets one envelope
-            return failure_of(
-                known(error, cancellation.signal, debug=self._debug), minted, {"adapter": chosen}
-            )
-        for warning in self.plugins.finalize(envelope):
-            tell({"event": "warning", "message": warning})
-        return envelope
-
-    def open(self, artifact: Artifact) -> IO[bytes]:
-        """An artifact's bytes, compared with its cid as they are read.
-
-        Raises:
-            ArtifactNotFound, Damaged, StoreFailed: By this call or by any read.
-        """
-        return blobs.read_verified(self.store, artifact.cid)
-
-    @property
-    def store(self) -> Store:
-        """The store that the settings name."""
-        with self._lock:
-            if self._store is None:
-                url = self.settings.store
-                self._store = filestore.open_store(url) or self.plugins.open_store(url)
-            return self._store
-
-    @property
-    def ledger(self) -> Ledger:
-        """The home's ledger."""
-        with self._lock:
-            if self._ledger is None:
-                self._ledger = Ledger(self.settings.home / "ledger.db")
-            return self._ledger
-
-    @property
-    def sources(self) -> tuple[Source, ...]:
-        """The registries, in the order in which they are asked."""
-        with self._lock:
-            if self._sources is None:
-                self._sources = tuple(sources_of(self.settings, self.plugins))
-            return self._sources
+        settings, chosen = self.settings, adapter or self.settings.adapter
+        minted = execution_id if execution_id and is_execution_id(execution_id) else new_execution_id()
+        cancellation = cancellation or Cancellation()
+        with Delivery(listen, cancellation) as tell:
+            try:
+                request = Request(
+                    ref=ref,
+                    inputs={} if inputs is None else inputs,
+                    attachments=attachments_of(attachments),
+                    adapter=chosen,
+                    options=options_over(settings.adapter_options, chosen, options),
+                    plan=settings.plan if plan is None else plan,
+                    prefix=write_prefix if write_prefix is not None else settings.write_prefix,
+                    seed=seed,
+                    timeout=timeout,
+                    memo=memo,
+                    reserve_micro_usd=reserve_micro_usd,
+                    execution_id=execution_id,
+                )
+                if execution_id is not None and (stored := self._answered(request, execution_id)) is not None:
+                    return stored
+                envelope, is_new = self._carry(request, minted, cancellation, tell)
+            except Exception as error:  # noqa: BLE001 - our own bug, wherever it is, still gets one envelope
+                return failure_of(
+                    known(error, cancellation.signal, debug=self._debug),
+                    minted,
+                    {"adapter": printable(str(chosen))},
+                )
+            for warning in self.plugins.finalize(envelope) if is_new else ():
+                tell({"event": "warning", "message": warning})
+            return envelope
 
     # ---------------------------------------------------------------- the corridor
 
     def _carry(
-        self, request: Request, execution_id: str, cancellation: Cancellation, listen: Listener
-    ) -> Envelope:
+        self, request: Request, execution_id: str, cancellation: Cancellation, tell: Delivery
+    ) -> tuple[Envelope, bool]:
+        """The envelope, and whether it is this run's own."""
         with ExitStack() as leaving:
             prepared = self._prepare(request, execution_id, cancellation, leaving)
+            # Who held this execution a moment ago may have closed it since it was asked for.
+            if request.execution_id and (stored := self.stored_envelope(execution_id)) is not None:
+                return stored, False
             if self.ledger.ensure_plan(request.plan) and request.plan != self.settings.plan:
-                listen({"event": "warning", "message": f"the plan {request.plan!r} is new and has no limit"})
+                tell({"event": "warning", "message": f"the plan {request.plan!r} is new and has no limit"})
             if remembers(prepared.job.processor, request.memo) and request.memo != "refresh":
-                record = recall(self.store, prepared.job.memo_key, prepared.admission.prefix)
+                job, prefix = prepared.job, prepared.admission.prefix
+                record = recall(self.store, job.memo_key, prefix, cancelled=cancellation.is_set)
                 if record is not None:
-                    return self._serve(prepared, record)
-            return self._perform(prepared, cancellation, listen)
+                    return self._serve(prepared, record), True
+            if request.execution_id is None:
+                leaving.enter_context(lease(self.settings.home / "state", execution_id))
+            return self._perform(prepared, cancellation, tell), True
 
     def _prepare(
         self, request: Request, execution_id: str, cancellation: Cancellation, leaving: ExitStack
@@ -231,8 +167,10 @@ class Runner:
             environ=self._secrets(),
         )
         self.tidy_up(execution_id)
-        folder = leaving.enter_context(lease(self.settings.home / "state", execution_id))
-        cache = self.settings.home / "cache" / "adapters" / adapter.name
+        states = self.settings.home / "state"
+        if request.execution_id is not None:  # a minted one is nobody else's, and a hit needs no folder
+            leaving.enter_context(lease(states, execution_id))
+        folder, cache = states / execution_id, self.settings.home / "cache" / "adapters" / adapter.name
         workspace = Workspace(folder / "work", folder / "adapter", cache)
         _stop_if(cancellation)
         document, artifacts = materialize(
@@ -258,11 +196,12 @@ class Runner:
             request, adapter, admission, job, records, workspace, Redactor(admission.secrets.values())
         )
 
-    def _perform(self, prepared: Prepared, cancellation: Cancellation, listen: Listener) -> Envelope:
+    def _perform(self, prepared: Prepared, cancellation: Cancellation, tell: Delivery) -> Envelope:
         """Rooms 6 to 11: from here on it costs."""
         job, adapter, admission, store = prepared.job, prepared.adapter, prepared.admission, self.store
-        lay_out(job, prepared.workspace, store, pretends=adapter.info.pretends)
-        channel = LogChannel(job.processor.runtime.timeout, cancellation, prepared.redactor, listen)
+        pretends = adapter.info.pretends
+        lay_out(job, prepared.workspace, store, pretends=pretends, cancelled=cancellation.is_set)
+        channel = LogChannel(job.processor.runtime.timeout, cancellation, prepared.redactor, tell)
         reserved, outcome = False, None
         began = time.time()
         try:
@@ -279,7 +218,7 @@ class Runner:
                 cancelled=cancellation.is_set,
             )
             for warning in outputs.warnings:
-                listen({"event": "warning", "message": warning})
+                tell({"event": "warning", "message": warning})
             made, meta = outputs.artifacts, outputs.meta
             kept = keep(job, prepared.records, adapter.name, made, outputs.staged, store, outcome=outcome)
             cost = cost_of(prepared, outcome, outputs.cost_micro_usd)
@@ -287,7 +226,7 @@ class Runner:
                 pass
             elif changed(job.processor):
                 told = f"{job.processor.folder} was changed during the run, so its result is not remembered"
-                listen({"event": "warning", "message": told})
+                tell({"event": "warning", "message": told})
             else:
                 remember(store, job, outcome, made, admission.prefix, meta=meta, cost_micro_usd=cost.charged)
             envelope = success(prepared, made, meta, kept, outcome, cost)
@@ -295,7 +234,7 @@ class Runner:
             close(prepared, envelope, cost, began, self.ledger, store, names=names, records=kept.blobs)
             if cost.charged > cost.reserved:
                 told = f"it cost {usd(cost.charged)} USD, and {usd(cost.reserved)} were reserved"
-                listen({"event": "warning", "message": told})
+                tell({"event": "warning", "message": told})
         except BaseException as error:
             if not reserved:  # refused; or interrupted just after it was held
                 self.ledger.release(job.execution_id)
@@ -373,46 +312,25 @@ class Runner:
 
     # ---------------------------------------------------------------- what the rooms need
 
-    def stored_envelope(self, execution_id: str) -> Envelope | None:
-        """The envelope of a closed execution."""
+    def _answered(self, request: Request, execution_id: str) -> Envelope | None:
+        """The envelope of a closed execution, if this is the same request."""
         record = self.ledger.execution(execution_id)
         if record is None:
             return None
-        document = record.envelope
-        if document is None:
-            import json  # noqa: PLC0415 - for envelopes of thousands of outputs
-
-            with blobs.read_verified(self.store, str(record.envelope_cid)) as stream:
-                document = json.loads(stream.read())
-        return wire.envelope_of(document)
-
-    def _answered(self, execution_id: str, ref: str) -> Envelope | None:
-        record = self.ledger.execution(execution_id)
-        if record is not None and record.ref != ref:
+        other = ""
+        if record.ref != request.ref:
+            other = f"was one of {record.ref}, not of {printable(request.ref)}"
+        elif (cid := record.blobs.get("inputs")) is not None and self.store.has([cid]):
+            processor = resolve_ref(Ref.parse(request.ref), self.sources).processor
+            inputs = check_inputs(processor, request.inputs, request.attachments)
+            with blobs.read_verified(self.store, cid) as stream:
+                other = "" if inputs.agree_with(parse_json(stream.read())) else "had other inputs"
+        if other:
             raise Usage(
-                f"execution {execution_id} was one of {record.ref}, not of {printable(ref)}",
+                f"execution {execution_id} {other}",
                 hint="without --execution-id it becomes an execution of its own",
             )
         return self.stored_envelope(execution_id)
-
-    def _secrets(self) -> Mapping[str, str]:
-        file = self.settings.secrets_file
-        return self._environ if file is None else {**config.secrets_of(file), **self._environ}
-
-    def tidy_up(self, execution_id: str | None = None) -> None:
-        """Once a runner: what the dead left behind is closed and removed.
-
-        Args:
-            execution_id: Whose reservation stays, because this execution is about to be tried again.
-
-        Raises:
-            LedgerFailed: The ledger cannot be written.
-        """
-        with self._lock:
-            if not self._tidy:
-                sweep(self.settings.home / "state")
-                self.ledger.reconcile(keep=execution_id)
-                self._tidy = True
 
 
 def _stop_if(cancellation: Cancellation) -> None:

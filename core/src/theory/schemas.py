@@ -8,10 +8,10 @@ takes 3.6 s.
 from __future__ import annotations
 
 from copy import deepcopy
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from theory.canon import compact, escape_pointer
+from theory.once import once
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -22,28 +22,6 @@ if TYPE_CHECKING:
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
-# Where schemas stand in a schema: one or a list of them, or by name (JSON Schema 2020-12 core, 8.2.4, 10 and
-# 11).
-_PLACES = frozenset(
-    (
-        "additionalProperties",
-        "allOf",
-        "anyOf",
-        "contains",
-        "contentSchema",
-        "else",
-        "if",
-        "items",
-        "not",
-        "oneOf",
-        "prefixItems",
-        "propertyNames",
-        "then",
-        "unevaluatedItems",
-        "unevaluatedProperties",
-    )
-)
-_PLACES_BY_NAME = frozenset({"$defs", "dependentSchemas", "patternProperties", "properties"})
 _SHOWN = 160  # characters of a fault's own words
 
 
@@ -114,84 +92,19 @@ class Schema:
         return _filled(value, self.document, self.document)
 
 
-@lru_cache(maxsize=256)
-def _compiled(text: str) -> Schema:
-    import json  # noqa: PLC0415 - already there whenever a schema is
-
-    return Schema(json.loads(text))
-
-
+@once
 def schema_of(document: JsonObject) -> Schema:
-    """The compiled schema of this document, from a cache."""
-    return _compiled(compact(document))
-
-
-def misplaced_defaults(document: JsonObject) -> Iterator[tuple[str, str]]:
-    """Every ``default`` that would never be applied or that breaks its own schema: pointer and fault."""
-    applied = {pointer for pointer, schema in _along_properties(document) if isinstance(schema, dict)}
-    for pointer, schema in _subschemas(document, ""):
-        if "default" not in schema:
-            continue
-        if pointer not in applied:
-            yield f"{pointer}/default", "a default is applied along properties only, not here"
-        elif fault := _fault_of_default(document, pointer, schema["default"]):
-            yield f"{pointer}/default", f"the default breaks its own schema: {fault}"
-
-
-def _subschemas(schema: Json, pointer: str) -> Iterator[tuple[str, JsonObject]]:
-    """Every schema object inside a schema, itself among them, with its pointer."""
-    if not isinstance(schema, dict):
-        return
-    yield pointer, schema
-    for key, child in schema.items():
-        step = f"{pointer}/{escape_pointer(key)}"
-        if key in _PLACES:
-            yield from _subschemas(child, step)
-            for number, item in enumerate(child if isinstance(child, list) else ()):
-                yield from _subschemas(item, f"{step}/{number}")
-        elif key in _PLACES_BY_NAME and isinstance(child, dict):
-            for name, item in child.items():
-                yield from _subschemas(item, f"{step}/{escape_pointer(name)}")
-
-
-def _along_properties(root: JsonObject) -> Iterator[tuple[str, Json]]:
-    """Every schema whose default ``with_defaults`` may apply, with its pointer."""
-    todo, seen = [""], set()
-    while todo:
-        pointer = todo.pop()
-        schema = _at(root, pointer)
-        if pointer in seen or not isinstance(schema, dict):
-            continue
-        seen.add(pointer)
-        yield pointer, schema
-        if (target := _target(schema)) is not None:
-            todo.append(target)
-        properties = schema.get("properties")
-        if isinstance(properties, dict):
-            todo.extend(f"{pointer}/properties/{escape_pointer(name)}" for name in properties)
-
-
-def _fault_of_default(root: JsonObject, pointer: str, default: Json) -> str:
-    """What a default breaks in the schema that it stands in, or an empty string."""
-    from urllib.parse import quote  # noqa: PLC0415 - for entries that are read the first time
-
-    # The whole document is embedded under a name, so that a $ref in it means what it means there.
-    name = root.get("$id", "urn:theory:document")
-    inner: JsonObject = {**root, "$id": name}
-    try:
-        Schema({"$defs": {"document": inner}, "$ref": f"{name}#{quote(pointer)}"}).check(default)
-    except (BadSchema, Mismatch) as error:
-        return str(error)
-    return ""
+    """The compiled schema of this document, which stays as it is."""
+    return Schema(document)
 
 
 def _filled(value: Json, schema: Json, root: JsonObject, following: frozenset[str] = frozenset()) -> Json:
     if not isinstance(schema, dict) or not isinstance(value, dict):
         return value
-    target = _target(schema)
+    target = target_of(schema)
     if target is not None and target not in following:
         following |= {target}
-        value = cast("JsonObject", _filled(value, _at(root, target), root, following))
+        value = cast("JsonObject", _filled(value, at(root, target), root, following))
     properties = schema.get("properties")
     if not isinstance(properties, dict):
         return value
@@ -210,15 +123,15 @@ def _with_default(schema: Json, root: JsonObject) -> JsonObject | None:
     """The schema itself if it has a default, else the one at the end of its ``$ref`` that has."""
     seen = set()
     while isinstance(schema, dict) and "default" not in schema:
-        target = _target(schema)
+        target = target_of(schema)
         if target is None or target in seen:
             return None
         seen.add(target)
-        schema = _at(root, target)
+        schema = at(root, target)
     return schema if isinstance(schema, dict) else None
 
 
-def _target(schema: JsonObject) -> str | None:
+def target_of(schema: JsonObject) -> str | None:
     """The pointer that a local ``$ref`` is; None for an anchor, another document, and where there is none."""
     reference = schema.get("$ref")
     if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
@@ -230,7 +143,8 @@ def _target(schema: JsonObject) -> str | None:
     return unquote(reference[1:])
 
 
-def _at(root: JsonObject, pointer: str) -> Json:
+def at(root: JsonObject, pointer: str) -> Json:
+    """What a JSON pointer leads to; None where there is nothing."""
     found: Json = root
     for step in pointer.split("/")[1:]:
         key = step.replace("~1", "/").replace("~0", "~")
@@ -242,6 +156,8 @@ def _at(root: JsonObject, pointer: str) -> Json:
 
 
 def _mismatch(error: ValidationError, more: int) -> Mismatch:
+    if named := _named(error):
+        return Mismatch(_first_line(named[0]), _pointer(named[1]), more)
     pointer = _pointer(error.instance_path)
     if error.schema_path[-1:] in (["additionalProperties"], ["unevaluatedProperties"]):
         names: list[str] = getattr(error.kind, "unexpected", [])
@@ -250,24 +166,41 @@ def _mismatch(error: ValidationError, more: int) -> Mismatch:
 
 
 def _most_telling(errors: list[ValidationError]) -> ValidationError:
-    """Of several faults the one nearest to the root; of a choice, that of the branch that got furthest."""
+    """Of several faults the one nearest to the root; of a choice, that of the branch with the fewest."""
     chosen = min(errors, key=lambda error: (len(error.instance_path), _first_line(error.message)))
     branches: list[list[ValidationError]] = getattr(chosen.kind, "context", None) or []
-    deepest = [
-        _most_telling(branch)
-        for branch in branches
-        if branch and not any(_only_of_kind(error, chosen) for error in branch)
-    ]
-    furthest = max((len(error.instance_path) for error in deepest), default=0)
-    nearest = [error for error in deepest if len(error.instance_path) == furthest]
-    return nearest[0] if len(nearest) == 1 else chosen
+    nearest: dict[tuple[int, int], list[ValidationError]] = {}
+    for branch in branches:
+        if branch and not any(_only_of_kind(error, chosen) for error in branch):
+            error = _most_telling(branch)
+            # A member that tells branches apart weighs as much as two others.
+            weight = len(branch) + sum(fault.schema_path[-1:] == ["const"] for fault in branch)
+            nearest.setdefault((weight, -len(error.instance_path)), []).append(error)
+    best = nearest[min(nearest)] if nearest else []
+    return best[0] if len(best) == 1 else chosen
+
+
+def _named(error: ValidationError) -> tuple[str, list[str | int]] | None:
+    """Of a choice whose branches are told apart by one member, what that member may be, and where it is."""
+    branches: list[list[ValidationError]] = getattr(error.kind, "context", None) or []
+    wanted: dict[tuple[str | int, ...], list[str]] = {}
+    for fault in (fault for branch in branches for fault in branch):
+        step = fault.instance_path[len(error.instance_path) :]
+        if len(step) == 1 and isinstance(step[0], str) and fault.schema_path[-1:] == ["const"]:
+            word = compact(getattr(fault.kind, "expected_value", None))
+            wanted.setdefault(tuple(fault.instance_path), []).append(word)
+    place, words = max(wanted.items(), key=lambda item: len(item[1]), default=((), []))
+    if len(words) < 2:  # noqa: PLR2004 - a choice
+        return None
+    return f"it is none of {', '.join(dict.fromkeys(words))}", list(place)
 
 
 def _told(error: ValidationError) -> str:
     """The words of a fault; of a choice that no branch of came near, what each branch would have taken."""
     branches: list[list[ValidationError]] = getattr(error.kind, "context", None) or []
     each = dict.fromkeys(_first_line(_most_telling(branch).message) for branch in branches if branch)
-    return _first_line(", and ".join(each) or error.message)
+    told = _first_line(", and ".join(each) or error.message)
+    return told[:1].lower() + told[1:]
 
 
 def _only_of_kind(error: ValidationError, choice: ValidationError) -> bool:

@@ -1,0 +1,131 @@
+"""The home that runs share: settings, what is installed, and the ledger, store and registries once opened."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import IO, TYPE_CHECKING, TypeVar
+
+from theory import blobs, config, filestore, wire
+from theory.lease import sweep
+from theory.ledger import Ledger
+from theory.plugins import Plugins
+from theory.resolve import Source, sources_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from theory.config import Settings
+    from theory.types import Artifact, Envelope, Store
+
+
+Here = TypeVar("Here", bound="Home")
+
+
+class Home:
+    """What every run in one home shares, opened at its first use; from any thread.
+
+    Args:
+        settings: Where home, store and registries are; as the command line finds them unless told.
+        plugins: What is installed, unless told.
+        environ: Where secrets come from.
+        debug: Print the traceback of every error on stderr, not only of our own bugs.
+
+    It holds one connection to its ledger; ``close`` it, or use it as a context manager.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        plugins: Plugins | None = None,
+        environ: Mapping[str, str] = os.environ,
+        debug: bool = False,
+    ) -> None:
+        self._debug = debug
+        self.settings = config.load(environ) if settings is None else settings
+        self.plugins = Plugins.installed(environ) if plugins is None else plugins
+        self._environ = environ
+        self._lock = threading.RLock()
+        self._ledger: Ledger | None = None
+        self._store: Store | None = None
+        self._sources: tuple[Source, ...] | None = None
+        self._tidy = False
+
+    def __enter__(self: Here) -> Here:  # noqa: PYI019 - typing.Self is newer than our oldest Python
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the ledger; a later run opens it again."""
+        with self._lock:
+            ledger, self._ledger = self._ledger, None
+        if ledger is not None:
+            ledger.close()
+
+    def open(self, artifact: Artifact) -> IO[bytes]:
+        """An artifact's bytes, compared with its cid as they are read.
+
+        Raises:
+            ArtifactNotFound, Damaged, StoreFailed: By this call or by any read.
+        """
+        return blobs.read_verified(self.store, artifact.cid)
+
+    @property
+    def store(self) -> Store:
+        """The store that the settings name."""
+        with self._lock:
+            if self._store is None:
+                url = self.settings.store
+                self._store = filestore.open_store(url) or self.plugins.open_store(url)
+            return self._store
+
+    @property
+    def ledger(self) -> Ledger:
+        """The home's ledger."""
+        with self._lock:
+            if self._ledger is None:
+                self._ledger = Ledger(self.settings.home / "ledger.db")
+            return self._ledger
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The registries, in the order in which they are asked."""
+        with self._lock:
+            if self._sources is None:
+                self._sources = tuple(sources_of(self.settings, self.plugins))
+            return self._sources
+
+    def stored_envelope(self, execution_id: str) -> Envelope | None:
+        """The envelope of a closed execution."""
+        record = self.ledger.execution(execution_id)
+        if record is None:
+            return None
+        document = record.envelope
+        if document is None:
+            import json  # noqa: PLC0415 - for envelopes of thousands of outputs
+
+            with blobs.read_verified(self.store, str(record.envelope_cid)) as stream:
+                document = json.loads(stream.read())
+        return wire.envelope_of(document)
+
+    def _secrets(self) -> Mapping[str, str]:
+        file = self.settings.secrets_file
+        return self._environ if file is None else {**config.secrets_of(file), **self._environ}
+
+    def tidy_up(self, execution_id: str | None = None) -> None:
+        """Once a runner: what the dead left behind is closed and removed.
+
+        Args:
+            execution_id: Whose reservation stays, because this execution is about to be tried again.
+
+        Raises:
+            LedgerFailed: The ledger cannot be written.
+        """
+        with self._lock:
+            if not self._tidy:
+                sweep(self.settings.home / "state")
+                self.ledger.reconcile(keep=execution_id)
+                self._tidy = True
