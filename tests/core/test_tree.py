@@ -12,6 +12,7 @@ from theory.errors import RegistryFault
 from theory.tree import files_of, tree_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 GOLDEN = "b3:719bc6100a6ffc137e5876bce6370d84199b74414e83129859a4e11283258b2f"
@@ -209,11 +210,7 @@ def test_whatever_a_rule_is_the_answer_is_a_tree_or_a_fault(
 def test_a_change_that_keeps_size_and_mtime_is_seen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tree, "_SETTLED_NS", -(10**18))  # as if the files were old
     assert tree_of(folder) == GOLDEN
-    file = folder / "main.py"
-    before = file.stat()
-    while file.stat().st_ctime_ns == before.st_ctime_ns:  # the clock of a file system ticks coarsely
-        file.write_text("print(2)\n")
-        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    rewritten(folder)
     assert tree_of(folder) != GOLDEN
 
 
@@ -222,3 +219,43 @@ def test_a_file_that_has_just_been_written_is_read_again_whatever_its_stamp_says
     young = {(file.stat().st_ino, file.stat().st_ctime_ns) for file in folder.rglob("*")}
     known = {(stamp[1], stamp[-1]) for stamp in tree._known}  # noqa: SLF001 - here two contents cannot have one stamp
     assert young.isdisjoint(known)
+
+
+# ---------------------------------------------------------------- seen
+
+
+def rewritten(folder: Path) -> None:
+    """Other content, the same size and mtime."""
+    file = folder / "main.py"
+    before = file.stat()
+    while file.stat().st_ctime_ns == before.st_ctime_ns:  # the clock of a file system ticks coarsely
+        file.write_text("print(2)\n")
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "a change that keeps size and mtime": rewritten,
+    "a new file": lambda folder: put(folder, "new.txt"),
+    "a new file below": lambda folder: put(folder, "bin/new.txt"),
+    "a file less": lambda folder: (folder / "bin/run").unlink(),
+    "a mode": lambda folder: (folder / "main.py").chmod(0o755),
+    "another name": lambda folder: (folder / "main.py").rename(folder / "other.py"),
+    "a folder in its place": lambda folder: folder.rename(folder.with_name("gone")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_a_folder_is_no_longer_as_it_was_seen_after(
+    folder: Path, change: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree, "_SETTLED_NS", -(10**18))  # as if the files were old
+    seen = tree.Seen(folder)
+    assert seen.holds()
+    tree_of(folder)
+    assert seen.holds()  # reading is no change
+    change(folder)
+    assert not seen.holds()
+
+
+def test_of_a_folder_that_was_just_changed_nothing_is_believed(folder: Path) -> None:
+    assert not tree.Seen(folder).holds()

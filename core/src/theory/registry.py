@@ -23,7 +23,7 @@ from theory.paths import printable
 from theory.record import Record
 from theory.schemas import schema_of
 from theory.strictyaml import MAX_BYTES, BadYaml, parse_yaml
-from theory.tree import ENTRY, tree_of
+from theory.tree import ENTRY, Seen, tree_of
 from theory.types import ImageSource, Processor, Ref, Runtime, SecretNeeds
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class FolderRegistry:
         below = root / "processors"
         self.root = below if os.path.isdir(below) else root
         self._cache = cache
-        self._resolved: dict[Ref, Processor] = {}
+        self._resolved: dict[Ref, tuple[Processor, Seen | None]] = {}
 
     @hookimpl
     def resolve_ref(self, ref: Ref) -> Processor | None:
@@ -67,14 +67,18 @@ class FolderRegistry:
         Raises:
             RegistryFault: The entry is faulty: file, line and pointer of the first fault.
         """
+        known, seen = self._resolved.get(ref, (None, None))
+        if seen is not None and seen.holds():
+            return known
         folder = self.root / ref.namespace / ref.name / str(ref.version)
+        seen = Seen(folder) if known else None  # most processes resolve a ref but once
         try:
             data = _read(folder / ENTRY)
         except (FileNotFoundError, NotADirectoryError):
             return None
         cid = cid_of(data)
-        known = self._resolved.get(ref)
         if known and known.cid == cid and known.tree == tree_of(folder, known.image.dockerfile):
+            self._resolved[ref] = known, seen
             return known
         document = self._cached(cid)
         if document is None or document["ref"] != str(ref) or _misses(document, folder):
@@ -82,7 +86,8 @@ class FolderRegistry:
             if faults:
                 raise _refused(faults)
             self._keep(cid, document)
-        processor = self._resolved[ref] = _processor(document, ref, folder, cid)
+        processor = _processor(document, ref, folder, cid)
+        self._resolved[ref] = processor, seen
         return processor
 
     def refs(self) -> Iterator[Ref]:

@@ -76,8 +76,39 @@ def changed(processor: Processor) -> bool:
         return True
 
 
+class Seen:
+    """A folder as it was before it was read; to ask whether it still is costs a stat for each file.
+
+    >>> Seen(Path("/no/such/folder")).holds()
+    False
+    """
+
+    def __init__(self, folder: Path) -> None:
+        root = str(folder)
+        below = (f"{here}/{name}" for here, folders, files in os.walk(root) for name in (*folders, *files))
+        self._paths = (root, *below)
+        now = time.time_ns()
+        self._stamps = self._look()
+        newest = max((ctime for *_, ctime in self._stamps), default=now)
+        self._is_settled = now - newest > _SETTLED_NS
+
+    def holds(self) -> bool:
+        """Whether nothing was added, removed or changed since; False also where it is too fresh to tell."""
+        return self._is_settled and self._look() == self._stamps
+
+    def _look(self) -> tuple[tuple[int, ...], ...]:
+        try:
+            return tuple(_stamp(os.lstat(path)) for path in self._paths)
+        except OSError:
+            return ()
+
+
+def _stamp(found: os.stat_result) -> tuple[int, ...]:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def _cid(path: str, found: os.stat_result) -> str:
-    stamp = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    stamp = _stamp(found)
     cid = _known.get(stamp)
     if cid is None:
         now = time.time_ns()
