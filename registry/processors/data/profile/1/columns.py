@@ -1,4 +1,4 @@
-"""What is remembered of a column while the table streams by, and the table that does the streaming."""
+"""What is remembered of a column while the table streams by."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from itertools import islice
 from operator import itemgetter, mul
 from typing import TYPE_CHECKING
 
-from reading import ROOMY, RefusedError, Source
+from lanes import joined, numbers, suspects, times
+from reading import ROOMY
 from sketches import Distinct, Frequent, Moments, Ranks
 from values import BLANKS, MISSING_MARKERS, SHORTENED, Group, Sorted, sort_values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Collection, Sequence
 
-COLUMNS_LIMIT = 20_000
-KEPT = 200  # characters that are kept of a column's name or a sampled cell
+    from lanes import Numbers
+
 MISSING, FIRST_BLANKS = frozenset(("", *MISSING_MARKERS)), frozenset(BLANKS)
 EXAMPLES = 3
 FIRST_LOOK = 1024  # different cells after which their length is looked at
@@ -65,7 +66,12 @@ class Spread:
     @property
     def rank_error(self) -> float:
         """By which share of the values a quantile may be off at worst."""
-        return self.ranks.error / self.moments.count if self.ranks else 0.0
+        return self.ranks.error / self.ranks.count if self.ranks else 0.0
+
+    def ranks_of(self, room: Room) -> Ranks:
+        """Return `ranks`, made if there are none yet."""
+        self.ranks = self.ranks or Ranks(room.values)
+        return self.ranks
 
     def weighted(self) -> list[tuple[float, int]]:
         """Return (value, weight) pairs in ascending order."""
@@ -85,7 +91,8 @@ class Lengths:
 class Column:
     """One column: while it has few different cells they are simply counted, which is exact and the work of C.
 
-    Where they become many, the counts are emptied into sketches and counting begins anew.
+    Where they become many, the counts are emptied into sketches. From then on cells wait until there are
+    enough for a batch, and a lane says what they mean all at once.
     """
 
     index: int  # from 1
@@ -94,6 +101,8 @@ class Column:
     decimal_comma: bool
     counts: Counter[str] = field(default_factory=Counter)
     look: int = FIRST_LOOK
+    waiting: list[str] = field(default_factory=list)
+    shortened: bool = False  # a cell that waits is not as it is in the file
     markers: Counter[str] = field(default_factory=Counter)
     present: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
@@ -108,10 +117,16 @@ class Column:
     frequent: Frequent | None = None
 
     def add(self, cells: Sequence[str], *, roomy: bool) -> None:
-        """Count the cells of a batch."""
+        """Count the cells of a batch; only if `roomy` may one be longer than ROOMY."""
         kept = self.room.kept
         if (roomy or kept < ROOMY) and max(map(len, cells)) > kept:
             cells = [cell if len(cell) <= kept else shorten(cell, kept) for cell in cells]
+            self.shortened = True
+        if self.distinct:
+            self.waiting.extend(cells)
+            if roomy or len(self.waiting) >= self.room.cells:
+                self._stream()
+            return
         counts = self.counts
         counts.update(cells)
         if len(counts) >= self.look or len(counts) >= self.room.cells:
@@ -123,9 +138,9 @@ class Column:
     def finish(self) -> None:
         """Take in what is still only counted; nothing is added afterwards."""
         if self.distinct:
-            self._empty()
+            self._stream()
         else:
-            self._take(exact=True)
+            self._take(self.counts, exact=True)
 
     @property
     def missing(self) -> int:
@@ -133,46 +148,73 @@ class Column:
         return self.markers.total()
 
     def _empty(self) -> None:
-        if self.distinct is None:
-            self.distinct, self.frequent = Distinct(self.room.hashes), Frequent(self.room.frequent)
-        self._take(exact=False)
-        self.counts = Counter()
-        self.look = FIRST_LOOK
+        self.distinct, self.frequent = Distinct(self.room.hashes), Frequent(self.room.frequent)
+        counts, self.counts = self.counts, Counter()
+        self._take(counts, exact=False)
+        self.shortened = False
 
-    def _take(self, *, exact: bool) -> None:
-        counts = self.counts
-        if not MISSING.isdisjoint(counts):
-            for marker in ("", *MISSING_MARKERS):
-                if marker in counts:
-                    self.markers[marker] += counts.pop(marker)
-        if not FIRST_BLANKS.isdisjoint(map(itemgetter(0), counts)):
-            for blank in [cell for cell in counts if not cell.strip(BLANKS)]:
-                self.markers[""] += counts.pop(blank)
+    def _stream(self) -> None:
+        """Take in the waiting cells: all at once if a lane knows them, else one by one."""
+        cells, self.waiting = self.waiting, []
+        if self.shortened:
+            self.shortened = False
+            self._take(Counter(cells), exact=False)
+            return
+        gaps = find_gaps(cells)
+        if gaps:
+            for cell in gaps:
+                self.markers[cell if cell in MISSING else ""] += cells.count(cell)
+            cells = [cell for cell in cells if cell not in gaps]
+        if not cells:
+            return
+        raw, sizes = joined(cells), list(map(len, cells))
+        self._note(cells, sizes, [1] * len(cells))
+        self._sketch(raw[1:-1].split(b"\0"), Counter(cells))
+        if found := numbers(cells, raw, max(sizes)):
+            self._add_numbers(found)
+        elif dated := times(cells, raw):
+            kind, values, offsets = dated
+            self.offsets += len(values) if offsets else 0
+            self._widen(kind, min(values), max(values), len(values)).ranks_of(self.room).add_each(values)
+        else:
+            special = suspects(cells, raw) if len(self.unfit) == EXAMPLES else cells
+            self.kinds["text"] += len(cells) - len(special)
+            self._sort(sort_values(Counter(special), decimal_comma=self.decimal_comma), exact=False)
+
+    def _take(self, counts: Counter[str], *, exact: bool) -> None:
+        """Take in cells that are counted."""
+        for gap in find_gaps(counts):
+            self.markers[gap if gap in MISSING else ""] += counts.pop(gap)
         if not counts:
             return
-        cells, numbers = list(counts), list(counts.values())
-        self._measure(cells, numbers)
-        if self.distinct and self.frequent:
-            self.distinct.add(cells)
-            self.frequent.add(counts)
+        sizes = list(map(len, counts))
+        if max(sizes) > self.room.kept:
+            sizes = list(map(true_length, counts))
+        self._note(counts, sizes, list(counts.values()))
+        if self.distinct:
+            self._sketch(list(map(str.encode, counts)), counts)
         self._sort(sort_values(counts, decimal_comma=self.decimal_comma), exact=exact)
 
-    def _measure(self, cells: list[str], numbers: list[int]) -> None:
+    def _note(self, cells: Collection[str], sizes: list[int], numbers: list[int]) -> None:
+        """Take note of cells that are present, whatever they mean: how long, and how often each."""
         if len(self.examples) < EXAMPLES:
-            fresh = (cell for cell in cells if cell not in self.examples)
+            fresh = dict.fromkeys(cell for cell in cells if cell not in self.examples)
             self.examples.extend(islice(fresh, EXAMPLES - len(self.examples)))
-        sizes = list(map(len, cells))
-        if max(sizes) > self.room.kept:
-            sizes = list(map(true_length, cells))
-        self.lengths.total += sum(map(mul, sizes, numbers))
-        if self.present:
-            sizes.extend((self.lengths.low, self.lengths.high))
-        self.lengths.low, self.lengths.high = min(sizes), max(sizes)
+        low, high, lengths = min(sizes), max(sizes), self.lengths
+        lengths.low = min(low, lengths.low) if self.present else low
+        lengths.high = max(high, lengths.high)
+        lengths.total += sum(map(mul, sizes, numbers))
         self.present += sum(numbers)
+
+    def _sketch(self, parts: list[bytes], counts: Counter[str]) -> None:
+        if self.distinct and self.frequent:
+            self.distinct.add(parts)
+            self.frequent.add(counts)
 
     def _sort(self, groups: Sorted, *, exact: bool) -> None:
         self.kinds["text"] += groups.text_count
-        self.unfit.extend(groups.texts[: max(0, EXAMPLES - len(self.unfit))])
+        fresh = [text for text in groups.texts if text not in self.unfit]
+        self.unfit.extend(fresh[: max(0, EXAMPLES - len(self.unfit))])
         self.fractional = self.fractional or groups.fractional
         self.offsets += groups.offsets
         for value, number in zip(groups.boolean.values, groups.boolean.counts, strict=True):
@@ -180,104 +222,42 @@ class Column:
             self.booleans[bool(value)] += number
         for kind, group in (("number", groups.number), ("date", groups.date), ("datetime", groups.datetime)):
             if group.values:
-                self.kinds[kind] += sum(group.counts)
                 self._spread(kind, group, exact=exact)
 
     def _spread(self, kind: str, group: Group, *, exact: bool) -> None:
-        low, high = min(group.values), max(group.values)
-        spread = self.spreads.setdefault(kind, Spread(low, high))
-        spread.low, spread.high = min(spread.low, low), max(spread.high, high)
+        spread = self._widen(kind, min(group.values), max(group.values), sum(group.counts))
         spread.moments.add(group.values, group.counts)
         if exact:
             spread.pairs = sorted(zip(group.values, group.counts, strict=True))
         else:
-            spread.ranks = spread.ranks or Ranks(self.room.values)
-            spread.ranks.add(group.values, group.counts)
+            spread.ranks_of(self.room).add(group.values, group.counts)
+
+    def _add_numbers(self, found: Numbers) -> None:
+        values, unit = found.values, found.unit
+        low, high = min(values), max(values)
+        if unit > 1:  # else they stay integers, of which a double would lose digits
+            low, high = low / unit, high / unit
+        self.fractional = self.fractional or found.fractional
+        spread = self._widen("number", low, high, len(values))
+        if found.integers:
+            spread.moments.add_integers(found.integers, unit)
+        else:
+            spread.moments.add(values, [1] * len(values))
+        spread.ranks_of(self.room).add_each([value / unit for value in values] if unit > 1 else values)
+
+    def _widen(self, kind: str, low: float, high: float, number: int) -> Spread:
+        self.kinds[kind] += number
+        spread = self.spreads.setdefault(kind, Spread(low, high))
+        spread.low, spread.high = min(spread.low, low), max(spread.high, high)
+        return spread
 
 
-@dataclass(slots=True)
-class Table:
-    """The columns of a file, and what is wrong with its rows."""
-
-    columns: list[Column]
-    rows: int = 0
-    blank_lines: int = 0
-    short_rows: int = 0
-    long_rows: int = 0
-    sample: list[list[str]] = field(default_factory=list)
-    open_quote: bool = False
-
-    def add(self, rows: list[list[str]], *, roomy: bool) -> None:
-        """Count the rows of a batch."""
-        width = len(self.columns)
-        if set(map(len, rows)) != {width}:
-            rows = self._even(rows, width)
-        if rows:
-            self.rows += len(rows)
-            for column, cells in zip(self.columns, zip(*rows, strict=True), strict=True):
-                column.add(cells, roomy=roomy)
-
-    def _even(self, rows: list[list[str]], width: int) -> list[list[str]]:
-        even = []
-        for row in rows:
-            if not row:
-                self.blank_lines += 1
-                continue
-            if len(row) < width:
-                self.short_rows += 1
-                row.extend([""] * (width - len(row)))
-            elif len(row) > width:
-                self.long_rows += 1
-                del row[width:]
-            even.append(row)
-        return even
-
-
-def read_table(source: Source, sample_rows: int, report: Callable[[int], None]) -> Table:
-    """Read all of the source; `report` is told the number of rows after every batch.
-
-    Raises:
-        RefusedError: there is no header, or far too much of one.
-    """
-    table: Table | None = None
-    last: list[str] = []
-    for rows, roomy in source.batches():
-        last = rows[-1] or last
-        if table is None:
-            start = next((index for index, row in enumerate(rows) if row), len(rows))
-            if start == len(rows):
-                continue
-            table = Table(name_columns(rows[start], source.delimiter), blank_lines=start)
-            del rows[: start + 1]
-        if len(table.sample) < sample_rows:
-            wanted = (row for row in rows if row)
-            fresh = islice(wanted, sample_rows - len(table.sample))
-            table.sample.extend([cell[: KEPT + 1] for cell in row[: len(table.columns)]] for row in fresh)
-        table.add(rows, roomy=roomy)
-        report(table.rows)
-    if table is None:
-        message = "the file holds nothing but blank lines: there is not even a header"
-        raise RefusedError(message)
-    table.open_quote = bool(last) and last[-1].endswith(("\n", "\r"))
-    for column in table.columns:
-        column.finish()
-    return table
-
-
-def name_columns(header: list[str], delimiter: str) -> list[Column]:
-    """Make the columns of a header; one without a name is called `column_<index>`.
-
-    Raises:
-        RefusedError: there are more than COLUMNS_LIMIT.
-    """
-    if len(header) > COLUMNS_LIMIT:
-        message = f"the header has {len(header):,} columns; at most {COLUMNS_LIMIT:,} can be profiled"
-        raise RefusedError(message)
-    room = Room.for_columns(len(header))
-    return [
-        Column(index, name.strip(BLANKS)[:KEPT] or f"column_{index}", room, decimal_comma=delimiter == ";")
-        for index, name in enumerate(header, 1)
-    ]
+def find_gaps(cells: Collection[str]) -> set[str]:
+    """Return the spellings of a missing value that are among the cells."""
+    gaps = set(MISSING.intersection(cells))
+    if not FIRST_BLANKS.isdisjoint(map(itemgetter(slice(1)), cells)):
+        gaps.update(cell for cell in cells if not cell.strip(BLANKS))
+    return gaps
 
 
 def shorten(cell: str, kept: int) -> str:

@@ -11,13 +11,14 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from escaping import cut, for_json
-from values import EPOCH_DAY, SHORTENED
+from values import END_OF_TIME, FIRST_SECOND, SHORTENED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from columns import Column, Spread, Table
+    from columns import Column, Spread
     from reading import Source
+    from table import Table
 
 Json = dict[str, Any]
 
@@ -228,13 +229,12 @@ def bin_edges(low: float, high: float, kind: str) -> Iterator[float]:
         steps, year = (DAY_STEPS, 365) if kind == "date" else (SECOND_STEPS, 365 * SECONDS_A_DAY)
         least = (high - low) / BINS
         step = next((step for step in steps if step >= least), 0) or year * -int(-least // year)
-        start = int(low // step) * step if kind == "datetime" else int(low)
-        last = LAST_DAY if kind == "date" else (LAST_DAY + 1 - EPOCH_DAY) * SECONDS_A_DAY - 1
-        edge = start
+        first, last = (1, LAST_DAY) if kind == "date" else (FIRST_SECOND, END_OF_TIME - 1)
+        edge = int(low // step) * step if kind == "datetime" else int(low)
         while edge <= high:
-            yield edge
+            yield max(edge, first)
             edge += step
-        yield min(edge, last)
+        yield max(min(edge, last), high)
         return
     least, whole = (high - low) / BINS, kind == "integer"
     exponent = int(f"{least:e}".partition("e")[2])

@@ -7,10 +7,10 @@ import os
 import sys
 from pathlib import Path
 
-from columns import read_table
 from document import describe, spell
 from reading import RefusedError, open_source
 from report import write_report
+from table import read_table
 
 STEPS = 20  # progress events at most
 

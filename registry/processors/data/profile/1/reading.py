@@ -9,15 +9,17 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import math
 from collections import Counter
 from dataclasses import dataclass, field
+from operator import length_hint
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-CHUNK = 1 << 20  # bytes a read
+CHUNK = 1 << 17  # bytes a read
 LINE_LIMIT = 16 << 20  # characters of one line
 CELL_LIMIT = 1 << 20  # characters of one cell
 ROOMY = 1024
@@ -57,23 +59,44 @@ class Encoding:
         return {"utf-16-le": "utf-16", "utf-16-be": "utf-16"}.get(self.codec, self.codec)
 
 
-@dataclass(slots=True)
-class Lines:
-    """The lines of a file, whole chunks at a time, with what the chunks looked like."""
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some records of the file: as rows, or, where all are of one width, as columns."""
 
-    pieces: Iterable[str]
-    chunks: int = 0
-    longest: int = 0  # characters of the longest line in this chunk or the one before
+    rows: list[list[str]]
+    columns: list[Sequence[str]]
+    roomy: bool  # a cell may be longer than ROOMY
+
+
+class Lines:
+    """The lines of a text in pieces, as csv wants them; `left` tells where a piece ends."""
+
+    def __init__(self, pieces: Iterator[str]) -> None:
+        """Begin before the first piece."""
+        self.pieces = pieces
+        self.load("")
+
+    def load(self, text: str) -> None:
+        """Go on with a piece that was taken from `pieces`."""
+        lines = list(io.StringIO(text, newline=""))
+        self.longest = max(map(len, lines), default=0)
+        self.here = iter(lines)
 
     def __iter__(self) -> Iterator[str]:
-        """Yield one line after the other, line ends kept as csv wants them."""
-        before = 0
-        for text in whole_lines(self.pieces):
-            lines = list(io.StringIO(text, newline=""))
-            here = max(map(len, lines))
-            self.chunks += 1
-            self.longest, before = max(before, here), here
-            yield from lines
+        """Yield one line after the other."""
+        while True:
+            here = self.here
+            yield from here
+            if self.here is here:  # nobody has loaded another piece in the meantime
+                text = next(self.pieces, "")
+                if not text:
+                    return
+                self.load(text)
+
+    @property
+    def left(self) -> int:
+        """How many lines of the piece were not yet taken."""
+        return length_hint(self.here)
 
 
 @dataclass(slots=True)
@@ -86,34 +109,80 @@ class Source:
     delimiter: str
     bytes_read: int = field(default=0)
 
-    def batches(self) -> Iterator[tuple[list[list[str]], bool]]:
-        """Yield the records, about a megabyte at a time, and whether a cell among them may be long.
+    def batches(self) -> Iterator[Batch]:
+        """Yield the records, about a megabyte at a time.
+
+        Pieces without a quote, which are most, are split: twice as fast as csv, and already in columns.
 
         Raises:
             RefusedError: a cell, a line or a record is beyond all measure.
         """
-        lines = Lines(self._decoded())
+        pieces = whole_lines(self._decoded())
+        lines = Lines(pieces)
         csv.field_size_limit(CELL_LIMIT)
         reader = csv.reader(lines, delimiter=self.delimiter)
+        record, width = 0, 0
         rows: list[list[str]] = []
-        record, last_line, chunks = 0, 0, 1
         try:
-            for row in reader:
-                rows.append(row)
-                if lines.chunks != chunks:
-                    record += len(rows)
-                    several_lines = reader.line_num - last_line != len(rows)
-                    yield rows, several_lines or lines.longest > ROOMY
-                    rows, last_line, chunks = [], reader.line_num, lines.chunks
+            while True:
+                line = reader.line_num
+                read_rows(reader, lines, rows)
+                if not rows:
+                    return
+                record += len(rows)
+                width = width or next((len(row) for row in rows if row), 0)
+                several_lines = reader.line_num - line != len(rows)
+                yield Batch(rows, [], roomy=several_lines or lines.longest > ROOMY)
+                rows = []
+                while not lines.left and (text := next(pieces, "")):
+                    columns, longest = split_columns(text, self.delimiter, width)
+                    if columns:
+                        record += len(columns[0])
+                        yield Batch([], columns, roomy=longest > ROOMY)
+                    else:
+                        lines.load(text)
         except csv.Error as error:
             raise RefusedError(_csv_fault(error, record + len(rows) + 1)) from error
-        if rows:
-            yield rows, True
 
     def _decoded(self) -> Iterator[str]:
         for text, count in decoded(self.path, self.encoding.codec, self.encoding.mark, "replace"):
             self.bytes_read += count
             yield text
+
+
+def read_rows(reader: Iterator[list[str]], lines: Lines, rows: list[list[str]]) -> None:
+    """Add to `rows` the records up to the end of a piece; the last of them may reach into the next one."""
+    before = lines.left or math.inf
+    for row in reader:
+        rows.append(row)
+        left = lines.left
+        if not left or left > before:
+            return
+        before = left
+
+
+def split_columns(text: str, delimiter: str, width: int) -> tuple[list[Sequence[str]], int]:
+    """Return the columns and the longest line of a plain piece: no quote, one width, one line end.
+
+    Each line end becomes a cell of its own, and all is plain where these cells are where they should be.
+    """
+    plain: list[Sequence[str]] = []
+    if "\r" in text:
+        ends = text.count("\r\n")
+        if not ends == text.count("\r") == text.count("\n"):
+            return plain, 0
+        text = text.replace("\r\n", "\n")
+    blank = width == 1 and (text.startswith("\n") or "\n\n" in text)
+    if '"' in text or blank or not width or not text.endswith("\n"):
+        return plain, 0
+    lines = text.split("\n")
+    longest, number = max(map(len, lines)), len(lines) - 1
+    cells = text.replace("\n", f"{delimiter}\n{delimiter}").split(delimiter)
+    every = width + 1
+    if longest > CELL_LIMIT or len(cells) != number * every + 1 or cells[width::every].count("\n") != number:
+        return plain, 0
+    cells.pop()
+    return [cells[index::every] for index in range(width)], longest
 
 
 def open_source(path: Path, delimiter: str | None) -> Source:

