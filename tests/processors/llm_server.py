@@ -143,6 +143,8 @@ class _Handler(BaseHTTPRequestHandler):
         if model != "empty":
             self._chunk(model, delta={"role": "assistant", "content": ""})
             self._chunk(model, delta={"content": first})
+            for at in range(0, len(key), 5) if model == "split-key" else ():
+                self._chunk(model, delta={"content": key[at : at + 5]})
             if model == "held":
                 assert self.provider.seen.wait(PATIENCE), "the first token was not seen"
             if model == "cut":

@@ -493,6 +493,11 @@ def test_a_long_error_is_cut_between_words_so_that_no_half_of_a_key_is_left(ask:
     assert len(done.stderr) < 600
 
 
+def test_a_key_that_comes_back_in_pieces_is_in_no_event(ask: Ask) -> None:
+    done = ask("split-key")
+    assert tokens(done) == done["text/response.txt"] == "Hi ther***e, you."
+
+
 def test_a_word_that_stands_in_for_a_key_is_not_masked(ask: Ask) -> None:
     assert ask(environ={"OPENAI_API_KEY": "Hi"})["text/response.txt"] == "Hi there, you."
 

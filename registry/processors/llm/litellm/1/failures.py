@@ -100,10 +100,21 @@ class Failure(Exception):
 
 def masked(text: str) -> str:
     """The text without the keys that this process was given, which a server could send back."""
-    for name, value in os.environ.items():
-        if name.endswith("_KEY") and len(value) >= KEY_CHARACTERS:
-            text = text.replace(value, "***")
+    for key in _keys():
+        text = text.replace(key, "***")
     return text
+
+
+def begun(text: str) -> int:
+    """How many characters at the end of the text may be the beginning of such a key."""
+    sizes = range(1, len(text) + 1)
+    return max((size for size in sizes for key in _keys() if key.startswith(text[-size:])), default=0)
+
+
+def _keys() -> list[str]:
+    return [
+        value for name, value in os.environ.items() if name.endswith("_KEY") and len(value) >= KEY_CHARACTERS
+    ]
 
 
 def failure_of(error: Exception, model: str) -> Failure:

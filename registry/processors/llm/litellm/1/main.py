@@ -16,7 +16,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from failures import Code, Failure, failure_of, masked, missing_key
+from failures import Code, Failure, begun, failure_of, masked, missing_key
 from messages import conversation
 
 if TYPE_CHECKING:
@@ -126,9 +126,14 @@ def complete(
 
 def collected(litellm: ModuleType, stream: Any) -> Any:  # noqa: ANN401 - classes of LiteLLM, imported late
     """The whole reply of a stream, each token said as it came."""
+    held = ""  # what may be the beginning of a key that a server sends back in pieces
     for chunk in stream:
         if chunk.choices:
-            say(clean(chunk.choices[0].delta.content or ""))
+            held = clean(held + (chunk.choices[0].delta.content or ""))
+            ready = len(held) - begun(held)
+            say(held[:ready])
+            held = held[ready:]
+    say(held)
     # LiteLLM ends every stream with "stop", also one that just ended; these are what the provider said.
     if not (stream.received_finish_reason or stream.intermittent_finish_reason):
         if any(chunk.choices for chunk in stream.chunks):
