@@ -121,6 +121,15 @@ def test_a_lock_that_takes_in_what_it_does_not_cover_is_refused(bench: Bench, li
         process.identify(bench.processor(adapter={"process": {"requirements": "lock"}}), Options())
 
 
+def test_a_line_of_many_spaces_is_judged_as_fast_as_any(bench: Bench) -> None:
+    folder = bench.folder / "entry"
+    folder.mkdir()
+    spaces = " " * 10_000  # with the patterns alone this takes hours
+    (folder / "lock").write_text(f"tiny{spaces}==1.0{spaces}\ntiny{spaces}&\n", encoding="utf-8")
+    with pytest.raises(errors.RegistryFault, match="lock, line 2 takes in what"):
+        process.identify(bench.processor(adapter={"process": {"requirements": "lock"}}), Options())
+
+
 @pytest.mark.parametrize(
     "lock",
     [

@@ -366,6 +366,29 @@ def test_the_doctor_looks_at_the_house(theory: Command) -> None:
         assert f"\n{subject}" in "\n" + said.out
 
 
+def test_the_doctor_tells_of_a_store_that_no_run_can_use(theory: Command, tmp_path: Path) -> None:
+    theory(*RUN).ok()
+    (database,) = tmp_path.rglob("small.db")
+    for file in database.parent.glob("small.db*"):
+        file.unlink()
+    database.write_bytes(b"garbage" * 1000)
+    (line,) = (line for line in theory("doctor").out.splitlines() if line.startswith("store "))
+    assert "wrong" in line
+    assert "small.db" in line
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="runs as root")
+def test_the_doctor_tells_of_a_home_that_cannot_be_written(theory: Command, tmp_path: Path) -> None:
+    theory(*RUN).ok()
+    (database,) = tmp_path.rglob("ledger.db")
+    database.parent.chmod(0o500)
+    try:
+        (line,) = (line for line in theory("doctor").out.splitlines() if line.startswith("home "))
+    finally:
+        database.parent.chmod(0o700)
+    assert "wrong" in line
+
+
 def test_settings_are_shown_with_their_origin(theory: Command) -> None:
     rows = [line.split() for line in theory("config").ok().out.splitlines()]
     assert ["adapter", "fake", "THEORY_ADAPTER"] in rows

@@ -181,6 +181,20 @@ def test_what_take_raises_ends_the_copy_and_its_thread(tmp_path: Path) -> None:
 
 
 @linux
+def test_without_a_thread_all_is_left_to_who_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)  # root has no limit that could be reached here
+    pair = Pair(tmp_path, LARGE)
+    pair.follow()
+    assert os.lseek(pair.source, 0, os.SEEK_CUR) == 0
+    assert not pair.taken
+    assert pair.path.read_bytes() == b""
+    pair.close()
+
+
+@linux
 def test_a_copy_that_somebody_cuts_short_is_an_error(tmp_path: Path) -> None:
     pair = Pair(tmp_path, LARGE)
 

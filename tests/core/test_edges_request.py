@@ -343,7 +343,7 @@ COMMANDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("--save-first", "a\0"),
     ),
     "an option that there is not": ("ERR_USAGE", "no such option '--sead'", ("--sead", "1")),
-    "an argument that is not UTF-8": ("ERR_USAGE", "no such option '--\\udce9'", ("--\udce9",)),
+    "an argument that is not UTF-8": ("ERR_USAGE", "no such option '--?'", ("--\udce9",)),
 }
 REFS: dict[str, tuple[str, str]] = {
     "test/strict": ("'test/strict' is not a processor reference", "did you mean test/strict@1?"),
@@ -396,6 +396,11 @@ def test_a_command_line_that_cannot_be_run_is_refused_by_name(
     strict: Command, code: str, message: str, arguments: tuple[str, ...]
 ) -> None:
     assert message in refused(strict, *RUN, *arguments, code=code)["message"]
+
+
+def test_a_mistyped_option_gets_the_nearest_one(strict: Command) -> None:
+    error = refused(strict, *RUN, "--sead", "1", code="ERR_USAGE")
+    assert "--seed" in error["hint"]
 
 
 @pytest.mark.parametrize("ref", REFS)
@@ -589,3 +594,14 @@ def test_a_closed_execution_answers_again_only_for_the_inputs_that_it_had(
         )
     (tmp_path / "a").write_text("its content is not read again")
     assert again(attach, "a") == first
+
+
+def test_a_closed_execution_answers_again_only_for_the_seed_that_it_had(
+    runner: Runner, tmp_path: Path
+) -> None:
+    write_entry(tmp_path / "entries", "test/again@1")
+    first = runner.run("test/again@1", {}, seed=3)
+    assert runner.run("test/again@1", {}, seed=3, execution_id=first.execution_id) == first
+    refusal = runner.run("test/again@1", {}, execution_id=first.execution_id)
+    assert isinstance(refusal, Failure)
+    assert refusal.message == f"execution {first.execution_id} had the seed 3"

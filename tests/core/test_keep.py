@@ -126,3 +126,19 @@ def test_an_entry_that_changes_between_reading_and_running_is_tried_again(tmp_pa
         assert isinstance(envelope, Failure)
         assert (envelope.code, envelope.exit_code) == ("ERR_RETRY", 75)
         assert not adapter.calls
+
+
+def test_a_file_that_changes_between_its_hash_and_its_copy_is_tried_again(tmp_path: Path) -> None:
+    folder = write_entry(tmp_path / "entries")
+    with house(tmp_path, Fake()) as runner:
+        store: Any = watched(runner)
+        before = store.has
+
+        def edit(cids: Any) -> Any:  # the question whether the listing is there comes between the two
+            (folder / "main.py").write_text("another")
+            return before(cids)
+
+        store.has = edit
+        envelope = runner.run("test/thing@1")
+        assert isinstance(envelope, Failure)
+        assert (envelope.code, envelope.exit_code) == ("ERR_RETRY", 75)

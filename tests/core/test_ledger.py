@@ -626,6 +626,19 @@ class TestChain:
         tampered.execute("UPDATE events SET ts = ts + 1, hash = ? WHERE seq = 2", (forged,))
         assert ledger.check_chain("p") == ("event 3 does not follow the one before it",)
 
+    @pytest.mark.parametrize(
+        "change",
+        ["payload = '{}'", "payload = 7", "ts = x'00'", "payload = substr(payload, 9)"],
+    )
+    def test_a_record_that_is_not_what_was_written_is_not_believed(
+        self, ledger: Ledger, tampered: sqlite3.Connection, change: str
+    ) -> None:
+        tampered.execute("PRAGMA foreign_keys=OFF")
+        tampered.execute(f"UPDATE events SET {change} WHERE seq = 4")  # noqa: S608 - our own words
+        for read in (lambda: ledger.execution("a"), lambda: ledger.executions(limit=9)):
+            with pytest.raises(LedgerFailed, match=r"event 4 of the plan 'p' is damaged"):
+                read()
+
     @pytest.mark.parametrize("seq", [1, 2, 4], ids=["first", "middle", "last"])
     def test_a_removed_event_is_found(self, ledger: Ledger, tampered: sqlite3.Connection, seq: int) -> None:
         tampered.execute("DELETE FROM events WHERE seq = ?", (seq,))

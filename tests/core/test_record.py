@@ -174,3 +174,16 @@ def test_neither_a_kind_of_record_nor_a_record_compiles_anything() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_field_that_is_told_again_keeps_its_place_and_has_the_new_default() -> None:
+    class Base(Record):
+        x: int
+        y: int = 0
+
+    class Again(Base):
+        y: int = 5
+
+    assert Again.__match_args__ == ("x", "y")
+    assert repr(Again(1)).endswith("Again(x=1, y=5)")
+    assert Again(1, 2) == Again(x=1, y=2)

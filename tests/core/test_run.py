@@ -484,3 +484,14 @@ def test_the_time_of_waiting_is_not_the_processors(tmp_path: Path) -> None:
 
 def test_a_success_type_has_exit_status_0() -> None:
     assert Success("id", (), "i", "r").exit_code == 0
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs Linux: it lists open files")
+def test_a_runner_that_is_closed_keeps_no_file_of_its_home_open(tmp_path: Path) -> None:
+    write_entry(tmp_path / "entries")
+    with house(tmp_path, Fake()) as runner:
+        good(runner.run("test/thing@1"))
+    held = [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+    assert not [path for path in held if path.startswith(str(tmp_path))]
+    good(runner.run("test/thing@1"))
+    runner.close()

@@ -428,6 +428,37 @@ def test_a_rollback_journal_stays_one_on_a_local_disk(path: Path) -> None:
     assert (titles(database), database.read("PRAGMA journal_mode")) == (["a", "b"], [("persist",)])
 
 
+def test_what_fails_after_a_commit_does_not_undo_it_nor_do_it_twice(path: Path) -> None:
+    database, runs = Database(path, LAYOUT), {"a": 0, "b": 0}
+    database.open()
+
+    def losing_the_wal(title: str) -> Callable[[sqlite3.Connection], None]:
+        def work(connection: sqlite3.Connection) -> None:
+            runs[title] += 1
+            adding(title)(connection)
+            Path(f"{path}-wal").unlink(missing_ok=True)  # so its size cannot be asked for afterwards
+
+        return work
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda title: database.write(losing_the_wal(title)), runs)) == [None, None]
+    assert runs == {"a": 1, "b": 1}
+    assert sorted(database.read("SELECT title FROM songs")) == [("a",), ("b",)]
+
+
+def test_damage_that_sqlite_cannot_even_word_is_a_failure_with_its_place(
+    database: Database, path: Path
+) -> None:
+    database.write(adding("a"))
+    database.close()
+    data = path.read_bytes()
+    assert data.count(b"CREATE TABLE") == 1
+    path.write_bytes(data.replace(b"CREATE TABLE", b"CREAT\xff TABLE"))
+    for use in (lambda: database.read("SELECT 1"), lambda: database.write(adding("b"))):
+        with pytest.raises(LAYOUT.failed, match=r"songs\.db cannot be used: .* malformed"):
+            use()
+
+
 @pytest.fixture
 def open_folder() -> Path:
     """One that every user may look into, as pytest's own are not."""

@@ -93,7 +93,10 @@ def begin_sync(descriptor: int, offset: int, size_bytes: int) -> None:
 def _followed(copying: _Copying, take: Callable[[memoryview], object]) -> int:
     buffer, zeros = memoryview(bytearray(_BLOCK_BYTES)), memoryview(bytes(_BLOCK_BYTES))
     taken = 0
-    copying.start()
+    try:
+        copying.start()
+    except RuntimeError:  # no thread to be had
+        return 0
     try:
         while True:
             if not copying.more.acquire(timeout=_POLL_S):
@@ -139,10 +142,12 @@ class _Copying(threading.Thread):
         self.stopped = False
 
     def run(self) -> None:
-        with suppress(OSError):
-            while self.copied < self.size_bytes and not self.stopped and self._window():
-                self._tell(_DATA)
-        self._tell(_END)
+        try:
+            with suppress(OSError):
+                while self.copied < self.size_bytes and not self.stopped and self._window():
+                    self._tell(_DATA)
+        finally:
+            self._tell(_END)  # somebody waits for it
 
     def _tell(self, kind: int) -> None:
         self.parts.append((self.copied, kind))

@@ -31,7 +31,7 @@ class Home:
         environ: Where secrets come from.
         debug: Print the traceback of every error on stderr, not only of our own bugs.
 
-    It holds one connection to its ledger; ``close`` it, or use it as a context manager.
+    It holds its ledger open, and its store; ``close`` it, or use it as a context manager.
     """
 
     def __init__(
@@ -59,11 +59,14 @@ class Home:
         self.close()
 
     def close(self) -> None:
-        """Let go of the ledger; a later run opens it again."""
+        """Let go of the ledger and of core's own store; a later run opens them again."""
         with self._lock:
             ledger, self._ledger = self._ledger, None
+            store = self._store
         if ledger is not None:
             ledger.close()
+        if isinstance(store, filestore.FileStore):
+            store.close()
 
     def open(self, artifact: Artifact) -> IO[bytes]:
         """An artifact's bytes, compared with its cid as they are read.

@@ -15,7 +15,7 @@ from theory.types import Artifact, Receipt
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from theory.types import Job, Outcome, Staged, Store
+    from theory.types import Job, Outcome, Processor, Staged, Store
 
 JSON = "application/json"
 
@@ -58,10 +58,12 @@ def records_of(job: Job, preimage: bytes, store: Store) -> Records:
         files = sorted(files_of(folder, processor.image.dockerfile))
         listing = canonical([list(file) for file in files])
         if cid_of(entry) != processor.cid or tree_cid(files) != processor.tree:
-            raise Retry(f"the entry {processor.ref} was changed while it was read", hint="run it again")
+            raise _changed(processor)
         if not store.has([cid_of(listing)]):
             # The listing is put later; it says that these are here, so they are durable before it is.
-            _put(store, {path: (folder / path).read_bytes() for path, _, _ in files})
+            put = _put(store, {path: (folder / path).read_bytes() for path, _, _ in files})
+            if any(put[path] != cid for path, cid, _ in files):
+                raise _changed(processor)
     except OSError as error:
         raise RegistryFault(
             f"{folder} cannot be read: {error.strerror}", hint="check its files and permissions"
@@ -125,6 +127,10 @@ def keep_records(records: Records, store: Store) -> Mapping[str, str]:
         StoreFailed: The store refused.
     """
     return {**records.here, **_put(store, records.new)}
+
+
+def _changed(processor: Processor) -> Retry:
+    return Retry(f"the entry {processor.ref} was changed while it was read", hint="run it again")
 
 
 def _put(store: Store, documents: Mapping[str, bytes], staged: Iterable[Staged] = ()) -> dict[str, str]:

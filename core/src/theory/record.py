@@ -30,10 +30,11 @@ class RecordType(type):
         """Make the class, after a base that may have fields already."""
         names, defaults = (bases[0].__match_args__, bases[0].__defaults__) if bases else ((), {})
         # Those of Record itself tell what every class has.
-        own = tuple(namespace.get("__annotations__", ())) if bases else ()
+        told = namespace.get("__annotations__", ()) if bases else ()
+        own = tuple(name for name in told if name not in names)
         namespace["__slots__"] = own
         namespace["__match_args__"] = names = (*names, *own)
-        namespace["__defaults__"] = {**defaults, **{n: namespace.pop(n) for n in own if n in namespace}}
+        namespace["__defaults__"] = {**defaults, **{n: namespace.pop(n) for n in told if n in namespace}}
         kind: Any = super().__new__(cls, name, bases, namespace)
         kind.__setters__ = tuple((name, getattr(kind, name).__set__) for name in names)
         kind.__values__ = attrgetter(*names) if names else type

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from theory import blobs
 from theory.admit import admit
@@ -325,6 +325,10 @@ class Runner(Home):
             inputs = check_inputs(processor, request.inputs, request.attachments)
             with blobs.read_verified(self.store, cid) as stream:
                 other = "" if inputs.agree_with(parse_json(stream.read())) else "had other inputs"
+        if not other and (cid := record.blobs.get("preimage")) is not None and self.store.has([cid]):
+            with blobs.read_verified(self.store, cid) as stream:
+                preimage = cast("JsonObject", parse_json(stream.read()))
+            other = "" if preimage["seed"] == request.seed else f"had the seed {preimage['seed']}"
         if other:
             raise Usage(
                 f"execution {execution_id} {other}",

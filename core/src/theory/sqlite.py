@@ -47,6 +47,10 @@ _HINTS = (  # what SQLite says, and the next step
     ("", "move the file away and put back a copy of it, or {elsewhere}"),
 )
 
+# Where the message of an error quotes damaged text, Python fails to read the message.
+_FAULTS = (sqlite3.Error, UnicodeDecodeError)
+_DAMAGED = "database disk image is malformed"
+
 # A connection that came through a fork is the parent's: to close it could undo what the parent writes.
 _PARENTS: list[sqlite3.Connection] = []
 
@@ -77,16 +81,15 @@ class Database:
         self._layout = layout
         self._patience_s = patience_s
         self._start()
+        _DATABASES.add(self)
 
     def open(self) -> None:
         """Open the file, and make it where there is none."""
-        self._leave_to_parent()
         with self._lock, self._worded():
             self._connected(make=True)
 
     def read(self, query: str, values: Sequence[object] = ()) -> list[Any]:
         """All rows of one query; none where there is no file yet. In WAL mode it waits for no writer."""
-        self._leave_to_parent()
         spare = not self._lock.acquire(blocking=not self._files.is_wal)
         lock = self._spare_lock if spare else self._lock
         if spare:
@@ -107,7 +110,6 @@ class Database:
         work may be done by another thread, and more than once until it counts: it changes nothing but the
         database, and leaves the transaction alone. What it raises is raised here, and undoes this work only.
         """
-        self._leave_to_parent()
         job = _Job(work)
         self._waiting.append(job)
         try:
@@ -117,7 +119,7 @@ class Database:
         except BaseException:
             job.is_done = True  # nobody waits for it any more
             raise
-        if isinstance(job.error, sqlite3.Error):
+        if isinstance(job.error, _FAULTS):
             raise self._explained(job.error) from job.error
         if job.error is not None:
             raise job.error
@@ -125,9 +127,8 @@ class Database:
 
     def close(self) -> None:
         """Close the file; a later use opens it again."""
-        if self._pid == os.getpid():
-            with self._lock, self._spare_lock:
-                self._files.close()
+        with self._lock, self._spare_lock:
+            self._files.close()
 
     # ------------------------------------------------------------ writing
 
@@ -146,8 +147,9 @@ class Database:
                 with self._files.lock.held(self._patience_s) if self._files.is_wal else nullcontext():
                     _commit(connection, jobs, None if self._files.has_committed else self._layout)
                     self._files.has_committed = True
-                    if self._files.is_wal and os.path.getsize(f"{self._files.path}-wal") > _LARGE_WAL_BYTES:
-                        connection.execute(_touch(self._layout))  # begins the file anew, and cuts it off
+                    if self._files.is_wal:
+                        with suppress(sqlite3.Error, OSError):  # the work is durable, whatever comes of this
+                            self._cut(connection)
         except Exception as error:  # noqa: BLE001 - each is raised where its work was asked for
             if len(jobs) > 1 and not isinstance(error, Retry):
                 for job in jobs:
@@ -156,21 +158,25 @@ class Database:
                 for job in jobs:
                     job.error, job.is_done = error, True
 
+    def _cut(self, connection: sqlite3.Connection) -> None:
+        """Begin a large WAL anew, which cuts it off."""
+        if os.path.getsize(f"{self._files.path}-wal") > _LARGE_WAL_BYTES:
+            connection.execute(_touch(self._layout))
+
     # ------------------------------------------------------------ opening
 
     def _start(self) -> None:
-        self._pid = os.getpid()
         self._lock = RLock()  # of the connection that writes, and reads while nobody writes
         self._spare_lock = RLock()  # of the one that reads beside a writer
         self._waiting: deque[_Job] = deque()
         self._files = _Files(os.path.abspath(self.path))
         self._closing = weakref.finalize(self, self._files.close)
 
-    def _leave_to_parent(self) -> None:
-        if self._pid != os.getpid():
-            self._closing.detach()
-            _PARENTS.extend(self._files.connections.values())
-            self._start()  # with new locks too: another thread of the parent may have held the old ones
+    def leave_to_parent(self) -> None:
+        """Begin anew in a process that was just forked, while it has but one thread."""
+        self._closing.detach()
+        _PARENTS.extend(self._files.connections.values())
+        self._start()  # with new locks too: another thread of the parent may have held the old ones
 
     def _connected(self, *, make: bool = False, spare: bool = False) -> sqlite3.Connection | None:
         return self._files.connections.get(spare) or self._opened(make=make, spare=spare)
@@ -276,14 +282,14 @@ class Database:
     def _worded(self, *, spare: bool = False) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except (*_FAULTS, OSError) as error:
             # What SQLite knew of the file may be stale after a failure: the next use opens it anew.
             self._files.drop(spare=spare)
             raise self._explained(error) from error
 
     def _explained(self, error: Exception) -> TheoryError:
         layout = self._layout
-        words = str(error)
+        words = _DAMAGED if isinstance(error, UnicodeDecodeError) else str(error)
         if "locked" in words or isinstance(error, TimeoutError):
             return Retry(
                 f"another process has kept {layout.noun} {self.path} locked for {self._patience_s:g} s",
@@ -380,3 +386,14 @@ class _Files:
             for spare in tuple(self.connections):
                 self.drop(spare=spare)
             self.lock.close()
+
+
+_DATABASES: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for database in tuple(_DATABASES):
+        database.leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -26,7 +26,10 @@ def content(blob: Staged) -> bytes:
         data = blob.data or b""
     else:
         with _taken(str(blob.path), blob.size_bytes) as descriptor:
-            data = os.read(descriptor, blob.size_bytes + 1)
+            try:
+                data = os.read(descriptor, blob.size_bytes + 1)
+            except OSError as error:
+                raise durable.refusal(StoreFailed, f"cannot read {blob.path}", error) from error
     if len(data) != blob.size_bytes:
         raise _changed(blob.cid, blob.size_bytes)
     return data

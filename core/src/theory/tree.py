@@ -77,11 +77,7 @@ def changed(processor: Processor) -> bool:
 
 
 class Seen:
-    """A folder as it was before it was read; to ask whether it still is costs a stat for each file.
-
-    >>> Seen(Path("/no/such/folder")).holds()
-    False
-    """
+    """A folder as it was before it was read; to ask whether it still is costs a stat for each file."""
 
     def __init__(self, folder: Path) -> None:
         root = str(folder)

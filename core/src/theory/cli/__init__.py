@@ -126,8 +126,7 @@ def run_command_line(arguments: Sequence[str], cancellation: Cancellation) -> in
         say(error.format_message())
         return Usage.exit_code
     except click.ClickException as error:
-        hint = error.ctx.command_path + " --help" if isinstance(error, click.UsageError) and error.ctx else ""
-        return _fail(Usage(_lowered(error.format_message()), hint=hint), as_json=as_json)
+        return _fail(_usage(error), as_json=as_json)
     except SystemExit as done:  # the answer could not be written, and stderr says so
         return done.code if isinstance(done.code, int) else 1
     except (KeyboardInterrupt, click.Abort):
@@ -145,6 +144,19 @@ def run_command_line(arguments: Sequence[str], cancellation: Cancellation) -> in
 
         return _fail(known(error, cancellation.signal, debug=debug), as_json=as_json)
     return answer if isinstance(answer, int) else 0
+
+
+def _usage(error: click.ClickException) -> Usage:
+    hint = error.ctx.command_path + " --help" if isinstance(error, click.UsageError) and error.ctx else ""
+    if not isinstance(error, click.NoSuchOption):
+        return Usage(_lowered(error.format_message()), hint=hint)
+    from theory.paths import quoted  # noqa: PLC0415 - only for an error
+
+    near = " or ".join(sorted(error.possibilities or ()))
+    # Not in click's words, which differ from one version to the next.
+    return Usage(
+        f"no such option {quoted(error.option_name)}", hint=f"did you mean {near}?" if near else hint
+    )
 
 
 def _fail(error: TheoryError, *, as_json: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sqlite3
 import sys
@@ -9,15 +10,20 @@ from typing import TYPE_CHECKING
 
 import click
 
+from theory import durable
+from theory.canon import ZERO_CID
 from theory.cli.show import answer, say, table
 from theory.discovery import published
-from theory.errors import TheoryError
+from theory.errors import StoreFailed, TheoryError
 from theory.options import describe_options
 from theory.plugins import ADAPTERS, Plugins
 from theory.run import Runner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from theory.types import Store
 
 
 @click.group()
@@ -90,13 +96,29 @@ def doctor() -> int:
     return 69 if any(state != "ok" for _, state, _ in rows) else 0
 
 
+def _home(home: Path) -> str:
+    try:
+        if home.exists():
+            descriptor, path = durable.create(home)
+            os.close(descriptor)
+            durable.discard(path)
+    except OSError as error:
+        raise durable.refusal(StoreFailed, f"cannot write to {home}", error) from error
+    return str(home)
+
+
+def _store(store: Store) -> str:
+    store.has([ZERO_CID])  # a store that cannot be read says so
+    return store.url
+
+
 def _findings() -> Iterator[tuple[str, str, str]]:
     yield "python", "ok", f"{platform.python_version()} at {sys.executable}"
     yield "sqlite", "ok", sqlite3.sqlite_version
     with Runner() as runner:
-        yield "home", "ok", str(runner.settings.home)
         probes: tuple[tuple[str, Callable[[], str]], ...] = (
-            ("store", lambda: runner.store.url),
+            ("home", lambda: _home(runner.settings.home)),
+            ("store", lambda: _store(runner.store)),
             ("ledger", lambda: f"{len(runner.ledger.plans())} plans"),
             ("registries", lambda: f"{sum(1 for s in runner.sources for _ in s.refs())} entries"),
         )

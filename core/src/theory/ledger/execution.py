@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from theory import record
 from theory.canon import canonical, compact
-from theory.errors import Internal
+from theory.errors import Internal, LedgerFailed
+from theory.paths import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,7 +90,17 @@ class Record(record.Record):
 
     @classmethod
     def of(cls, event: Event) -> Record:
-        """Read a closing event."""
+        """Read a closing event.
+
+        Raises:
+            LedgerFailed: It is not what was written.
+        """
+        if not event.is_whole():
+            raise LedgerFailed(
+                f"event {event.seq} of the plan {quoted(str(event.plan))} is damaged:"
+                " its content does not have its hash",
+                hint="put back a copy of the ledger",
+            )
         content = json.loads(event.payload)
         return cls(
             execution_id=cast("str", event.execution_id),

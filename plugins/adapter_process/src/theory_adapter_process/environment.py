@@ -147,7 +147,8 @@ def _foreign_line(content: bytes) -> int:
     goes_on = False
     lines = content.decode("utf-8", "replace").removeprefix("\ufeff").splitlines()
     for number, line in enumerate(lines, 1):
-        said = (re.sub(r"(^|\s)#.*", "", line) if "#" in line else line).strip()
+        said = re.sub(r"(^|\s)#.*", "", line) if "#" in line else line
+        said = " ".join(said.split())  # a long run of spaces would keep the patterns busy for minutes
         begun, goes_on = goes_on, said.endswith("\\")
         said, *hashes = re.split(r"(?:^|\s+)--hash=\w+:\w+", said.rstrip("\\ "))
         if any(hashes) or (begun and said):
