@@ -36,6 +36,7 @@ PROGRAM = """
         ended(status)
     os._exit = end
     sys.argv = ["theory", *{arguments}]
+    gc.collect()  # what came before counts for nothing
     collected = collections()
     sys.addaudithook(tell)
     from theory.__main__ import main
