@@ -142,3 +142,19 @@ def test_a_file_that_changes_between_its_hash_and_its_copy_is_tried_again(tmp_pa
         envelope = runner.run("test/thing@1")
         assert isinstance(envelope, Failure)
         assert (envelope.code, envelope.exit_code) == ("ERR_RETRY", 75)
+
+
+def test_records_that_another_process_left_are_put_once_more_before_they_are_relied_on(
+    tmp_path: Path,
+) -> None:
+    """They may be there and not durable; what this process kept in another store says nothing of this one."""
+    with house(tmp_path / "one", Fake()) as runner:
+        record = runner.ledger.execution(good(runner.run("test/thing@1")).execution_id)
+        assert record is not None
+    with house(tmp_path / "two", Fake()) as runner:
+        store: Any = watched(runner)
+        store.has = frozenset  # all is there
+        for _ in range(2):
+            good(runner.run("test/thing@1"))
+    put = [cid for cids in store.puts for cid in cids]
+    assert [put.count(record.blobs[role]) for role in ("entry", "tree")] == [1, 1]

@@ -35,7 +35,8 @@ class Records(Record):
     new: Mapping[str, bytes]  # content of what is put when the job is done
 
 
-_listings: dict[tuple[str, str], str] = {}  # cid of a tree's listing, by cid and tree of its entry
+# What this process has put, so it is durable: the cid of a tree's listing, by store, entry's cid and tree.
+_listings: dict[tuple[str, str, str], str] = {}
 
 
 def records_of(job: Job, preimage: bytes, store: Store) -> Records:
@@ -50,7 +51,7 @@ def records_of(job: Job, preimage: bytes, store: Store) -> Records:
     """
     processor, folder = job.processor, job.processor.folder
     new = {"inputs": canonical(job.inputs), "preimage": preimage}
-    listed = _listings.get((processor.cid, processor.tree))
+    listed = _listings.get((store.url, processor.cid, processor.tree))
     if listed is not None and len(store.has([processor.cid, listed])) == len({processor.cid, listed}):
         return Records({"entry": processor.cid, "tree": listed}, new)
     try:
@@ -68,7 +69,6 @@ def records_of(job: Job, preimage: bytes, store: Store) -> Records:
         raise RegistryFault(
             f"{folder} cannot be read: {error.strerror}", hint="check its files and permissions"
         ) from error
-    _listings[processor.cid, processor.tree] = cid_of(listing)
     return Records({}, {"entry": entry, "tree": listing, **new})
 
 
@@ -112,6 +112,7 @@ def keep(
         "index": compact(wire.index_document(outputs)).encode(),
     }
     cids = {**records.here, **_put(store, documents, staged)}
+    _listings[store.url, job.processor.cid, job.processor.tree] = cids["tree"]
     folder = f"{paths.EXECUTIONS}{job.execution_id}/"
     return Kept(
         index=Artifact(folder + "outputs.json", cids["index"], len(documents["index"]), JSON),
