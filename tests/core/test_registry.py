@@ -10,6 +10,7 @@ import pytest
 
 from theory.errors import RegistryFault
 from theory.registry import FolderRegistry, entry_schema
+from theory.schemas import schema_of
 from theory.types import ImageSource, Ref, Runtime, SecretNeeds
 
 if TYPE_CHECKING:
@@ -361,6 +362,7 @@ def test_a_changed_folder_has_another_tree_and_the_same_entry(tmp_path: Path) ->
 
 def test_the_schema_of_an_entry_is_one() -> None:
     jsonschema.Draft202012Validator.check_schema(entry_schema())
+    assert schema_of(entry_schema()) is schema_of(entry_schema())  # compiled once, however many entries
 
 
 # ---------------------------------------------------------------- what stands where an entry should

@@ -12,6 +12,7 @@ import json
 import os
 import stat
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -186,6 +187,7 @@ def _mark(body: bytes) -> bytes:
     return cid_of(f"{__version__}\n".encode() + body).encode()
 
 
+@cache
 def entry_schema() -> JsonObject:
     """The JSON Schema of an entry."""
     return cast("JsonObject", json.loads(Path(__file__).with_name("entry.schema.json").read_text("utf-8")))
