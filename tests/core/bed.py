@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -142,3 +143,17 @@ def read(runner: Runner, path: str) -> bytes:
 def document(runner: Runner, path: str) -> Any:
     """The JSON that a world path names."""
     return json.loads(read(runner, path))
+
+
+class Stuck:
+    """A listener that takes one event and does not come back until it is let go."""
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+        self.inside = threading.Event()
+        self.let_go = threading.Event()
+
+    def __call__(self, event: object) -> None:
+        self.heard.append(event)
+        self.inside.set()
+        self.let_go.wait(60)

@@ -9,23 +9,10 @@ from typing import Any
 
 import pytest
 
+from core.bed import Stuck
 from theory.cancel import Cancellation
 from theory.delivery import MAX_WAITING_BYTES, Delivery
 from theory.testing.channel import Later
-
-
-class Stuck:
-    """A listener that takes one event and does not come back until it is let go."""
-
-    def __init__(self) -> None:
-        self.heard: list[Any] = []
-        self.inside = threading.Event()
-        self.let_go = threading.Event()
-
-    def __call__(self, event: object) -> None:
-        self.heard.append(event)
-        self.inside.set()
-        self.let_go.wait(60)
 
 
 def test_all_events_come_in_order_before_the_end() -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.bed import Stuck
 from theory.cancel import Cancellation
 from theory.delivery import Delivery
 from theory.execute import MAX_LINE_BYTES, LogChannel
@@ -159,20 +160,6 @@ def test_events_come_one_thread_at_a_time_and_none_is_lost() -> None:
             list(pool.map(write, range(4)))
         channel.close()
     assert (most[0], len(heard)) == (1, 800)
-
-
-class Stuck:
-    """A listener that takes one event and does not come back until it is let go."""
-
-    def __init__(self) -> None:
-        self.heard: list[Any] = []
-        self.inside = threading.Event()
-        self.let_go = threading.Event()
-
-    def __call__(self, event: object) -> None:
-        self.heard.append(event)
-        self.inside.set()
-        self.let_go.wait(60)
 
 
 @pytest.mark.parametrize("end", ["cancellation", "deadline"])
