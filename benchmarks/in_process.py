@@ -6,8 +6,12 @@ import os
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from theory import Runner
+
+if TYPE_CHECKING:
+    from theory.types import MemoPolicy
 
 INPUTS = {"messages": [{"role": "user", "content": "Hello!"}]}
 COUNT = 400
@@ -19,8 +23,8 @@ def main() -> None:
         os.environ["THEORY_HOME"] = home
         with Runner() as runner:
 
-            def once(memo: str) -> None:
-                envelope = runner.run("llm/litellm@1", INPUTS, adapter="mock", memo=memo)  # type: ignore[arg-type]
+            def once(memo: MemoPolicy) -> None:
+                envelope = runner.run("llm/litellm@1", INPUTS, adapter="mock", memo=memo)
                 assert envelope.status == "success", envelope
 
             once("on")

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,8 +119,6 @@ def _rounds(
 
 def _registry() -> Path:
     """The entries that are installed."""
-    from importlib.util import find_spec  # noqa: PLC0415 - as the plugins find it
-
     spec = find_spec("theory_registry")
     assert spec is not None
     assert spec.origin is not None

@@ -159,8 +159,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise _StandsTwiceError(twice)
+        for key, _ in pairs:
+            if key in seen:
+                raise _StandsTwiceError(key)
+            seen.add(key)
     return value
 
 
