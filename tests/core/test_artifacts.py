@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from core.bed import Call, Fake, done, good, house, write_entry
-from theory import Failure, Outcome, cid_of, hookimpl
+from core.bed import EVERYTHING, Call, Fake, done, good, house, write_entry
+from theory import AdapterInfo, Failure, Outcome, cid_of, hookimpl
 from theory.artifacts import lay_out, materialize
 from theory.cancel import Cancellation
 from theory.errors import Interrupted, Retry
@@ -24,14 +24,17 @@ from theory.types import Workspace
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from theory import Runner
+    from theory import Capability, Runner
+
+
+NO_ISOLATION = AdapterInfo("runs as you", frozenset({"process"}))
 
 
 class Reading(Fake):
     """Remembers every input file: path below the workspace, content, mode, number of names."""
 
-    def __init__(self) -> None:
-        super().__init__(act=self.look)
+    def __init__(self, offers: frozenset[Capability] = EVERYTHING) -> None:
+        super().__init__(act=self.look, offers=offers)
         self.inputs: list[Any] = []
         self.seen: list[dict[str, tuple[bytes, int, int]]] = []
 
@@ -68,7 +71,7 @@ def refused(runner: Runner, source: str | Path, **more: Any) -> Failure:
 )
 def test_an_attachment_is_a_read_only_copy_at_its_world_path(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "photo.jpg").write_bytes(content)
-    adapter = Reading()
+    adapter = Reading(NO_ISOLATION.offers)
     with house(tmp_path, adapter) as runner:
         good(attach(runner, tmp_path / "photo.jpg"))
         path = f"/artifacts/inputs/{cid_of(content)}/photo.jpg"
@@ -77,8 +80,21 @@ def test_an_attachment_is_a_read_only_copy_at_its_world_path(tmp_path: Path, con
         assert runner.ledger.name(path) is not None
 
 
+def test_what_is_isolated_reads_the_stores_own_bytes_of_a_large_file(tmp_path: Path) -> None:
+    (tmp_path / "large.bin").write_bytes(bytes(3_000_000))
+    (tmp_path / "small.bin").write_bytes(b"small")
+    adapter = Reading()
+    with house(tmp_path, adapter) as runner:
+        good(attach(runner, tmp_path / "large.bin"))
+        good(attach(runner, tmp_path / "small.bin"))
+    ((large,), (small,)) = (seen.values() for seen in adapter.seen)
+    assert large == (bytes(3_000_000), 0o444, 2)
+    assert small == (b"small", 0o444, 1)
+
+
 def test_a_processor_that_edits_its_input_changes_no_blob(tmp_path: Path) -> None:
-    (tmp_path / "in.txt").write_text("as it was")
+    content = "as it was" * 100_000
+    (tmp_path / "in.txt").write_text(content)
 
     def act(call: Call) -> Outcome:
         call.channel.started()
@@ -87,11 +103,10 @@ def test_a_processor_that_edits_its_input_changes_no_blob(tmp_path: Path) -> Non
         file.write_text("changed!!")
         return done()
 
-    with house(tmp_path, Fake(act=act)) as runner:
+    with house(tmp_path, Fake(act=act, offers=NO_ISOLATION.offers)) as runner:
         good(attach(runner, tmp_path / "in.txt"))
-        cid = cid_of(b"as it was")
-        with runner.store.open(cid) as stream:
-            assert stream.read() == b"as it was"
+        with runner.store.open(cid_of(content.encode())) as stream:
+            assert stream.read() == content.encode()
 
 
 def test_two_attachments_of_one_content_are_one_blob_and_two_files_where_names_differ(tmp_path: Path) -> None:
@@ -233,7 +248,7 @@ def test_laying_out_can_be_cancelled(tmp_path: Path) -> None:
         workspace.root.mkdir()
         answers = iter([False, False, True])
         with pytest.raises(Interrupted, match="cancelled after"):
-            lay_out(call.job, workspace, runner.store, pretends=False, cancelled=lambda: next(answers))
+            lay_out(call.job, workspace, runner.store, NO_ISOLATION, cancelled=lambda: next(answers))
         assert [file for file in workspace.root.rglob("*") if file.is_file()] == [workspace.inputs]
 
 

@@ -539,6 +539,33 @@ def test_a_clone_is_a_file_of_its_own(store: FileStore, tmp_path: Path) -> None:
     assert read_all(store, cid) == BIG
 
 
+def test_a_link_is_one_more_name_of_a_large_blob(store: FileStore, tmp_path: Path) -> None:
+    cid = put(store, BIG)
+    assert blobs.link(store, cid, tmp_path / "link")
+    assert path_of(store, cid).samefile(tmp_path / "link")
+    assert stat.S_IMODE((tmp_path / "link").stat().st_mode) == 0o444
+
+
+def test_what_is_no_read_only_file_of_this_disk_is_not_linked(store: FileStore, tmp_path: Path) -> None:
+    small, large = put(store, b"small"), put(store, BIG)
+    assert not blobs.link(store, small, tmp_path / "link")
+    path_of(store, large).chmod(0o644)
+    assert not blobs.link(store, large, tmp_path / "link")
+    path_of(store, large).chmod(0o444)
+    assert not blobs.link(store, large, "/proc/link")
+    assert not (tmp_path / "link").exists()
+
+
+def test_a_damaged_blob_gets_no_second_name(store: FileStore, tmp_path: Path) -> None:
+    cid = put(store, BIG)
+    path_of(store, cid).chmod(0o644)
+    path_of(store, cid).write_bytes(BIG[:-1] + b"!")
+    path_of(store, cid).chmod(0o444)
+    with pytest.raises(Damaged, match="is damaged"):
+        blobs.link(store, cid, tmp_path / "link")
+    assert not (tmp_path / "link").exists()
+
+
 @pytest.mark.parametrize("mode", [0o444, 0o600, 0o755])
 def test_a_clone_has_the_mode_that_is_asked_for(store: FileStore, tmp_path: Path, mode: int) -> None:
     old = os.umask(0o077)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sqlite3
 from contextlib import closing
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from core.bed import Call, Fake, done, good, house, write_entry
-from theory import Failure
+from core.bed import Call, Fake, done, good, house, read, write_entry
+from theory import Failure, Image, blobs
 from theory.memo import recall, remembers
 
 if TYPE_CHECKING:
@@ -30,6 +31,31 @@ class Counting(Fake):
         call.channel.started()
         call.write({"n.txt": str(len(self.calls)), "meta.json": '{"model": "m"}'})
         return done(cost_micro_usd=3)
+
+
+def test_what_was_built_first_is_remembered_under_the_image_that_it_became(tmp_path: Path) -> None:
+    built = Image("build:1", "sha256:" + "a" * 64, "linux/arm64", "3.12")
+
+    class Building(Counting):
+        def count(self, call: Call) -> Outcome:
+            image = None if self.image == built else built
+            self.image = built  # it is known from now on
+            return dataclasses.replace(super().count(call), image=image)
+
+    write_entry(tmp_path / "entries", determinism="pure")
+    fake = Building(image=Image("unknown:1", None, "linux/amd64"))
+    with house(tmp_path, fake) as runner:
+        first = good(runner.run("test/thing@1"))
+        second = good(runner.run("test/thing@1"))
+        receipts = [json.loads(read(runner, envelope.receipt_path)) for envelope in (first, second)]
+        records = [runner.ledger.execution(envelope.execution_id) for envelope in (first, second)]
+        assert (second.meta["memo"], len(fake.calls)) == ("hit", 1)
+        assert first.meta["env_fingerprint"] == "linux_arm64_py312_test-thing"
+        assert receipts[0]["image_id"] == "build:1"
+        assert receipts[0]["memo_key"] == receipts[1]["memo_key"]
+        (preimage,) = {record.blobs["preimage"] for record in records if record is not None}
+        with blobs.read_verified(runner.store, preimage) as stream:
+            assert json.load(stream)["image_id"] == "build:1"
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,7 @@ ENDINGS = {
     "a start beyond every calendar": (odd(started_at=1e300), "ERR_PLUGIN", 500),
     "an infinite duration": (odd(duration_s=float("inf")), "ERR_PLUGIN", 500),
     "an unknown ending": (odd(ended="vanished"), "ERR_PLUGIN", 500),
+    "an image by name": (odd(image="python:3.11"), "ERR_PLUGIN", 500),
     "an exit without a status": (odd(exit_code=None), "ERR_PLUGIN", 500),
 }
 

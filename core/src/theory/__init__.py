@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from theory.canon import canonical
     from theory.canon import cid_of as cid_of
     from theory.hookspecs import hookimpl as hookimpl
+    from theory.ledger.owner import Owner as Owner
     from theory.mime import mime_of as mime_of
     from theory.run import Runner as Runner
     from theory.tree import files_of as files_of
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 _HOME_OF = {
     "Cancellation": "theory.cancel:Cancellation",
+    "Owner": "theory.ledger.owner:Owner",
     "Runner": "theory.run:Runner",
     "canonical_json": "theory.canon:canonical",
     "cid_of": "theory.canon:cid_of",

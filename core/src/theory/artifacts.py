@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from theory.inputs import Attachment, Inputs, Reference
-    from theory.types import Job, JsonObject, Staged, Store, Workspace
+    from theory.types import AdapterInfo, Job, JsonObject, Staged, Store, Workspace
 
 
 def materialize(
@@ -60,13 +60,14 @@ def lay_out(
     job: Job,
     workspace: Workspace,
     store: Store,
+    info: AdapterInfo,
     *,
-    pretends: bool,
     cancelled: Callable[[], bool] | None = None,
 ) -> None:
     """Make the workspace complete: the inputs, and each input file at its world path, read-only and verified.
 
-    An adapter that pretends reads no file of it, so it gets none.
+    An adapter that pretends reads no file of it, so it gets none. One that isolates gets the store's own file
+    where a link can be made: no command can write to it there, so a large file costs no copy.
 
     Raises:
         Damaged: The store's copy is not what its cid says.
@@ -74,9 +75,10 @@ def lay_out(
         Interrupted: ``cancelled`` said so.
     """
     folders: set[str] = set()
+    isolates = "isolation" in info.offers
     try:
         workspace.inputs.write_bytes(canonical(job.inputs))
-        if pretends:
+        if info.pretends:
             return
         workspace.cache.mkdir(parents=True, exist_ok=True, mode=0o700)
         for artifact in job.artifacts:
@@ -85,7 +87,8 @@ def lay_out(
             if folder not in folders:
                 os.makedirs(folder, exist_ok=True)
                 folders.add(folder)
-            blobs.clone(store, artifact.cid, target, mode=0o444, cancelled=cancelled)
+            if not (isolates and blobs.link(store, artifact.cid, target, cancelled=cancelled)):
+                blobs.clone(store, artifact.cid, target, mode=0o444, cancelled=cancelled)
     except OSError as error:
         raise durable.refusal(
             StoreFailed, f"cannot write to the workspace {workspace.root}", error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import stat
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -28,6 +29,7 @@ BLOCK_BYTES = 1024 * 1024  # read, hashed and written at a time: all the memory 
 MEMORY_BYTES = 64 * 1024  # what is staged in memory at most; a file costs more than so few bytes
 HELD_BYTES = 16 * 1024 * 1024  # of many such in one batch, before they are put
 _BUFFER_BYTES = 64 * 1024  # the first block, and what a reader holds for those who ask for less at a time
+_WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -225,6 +227,28 @@ def clone(
             durable.discard(dest, dir_fd=dir_fd)
             raise
         return blob.size_bytes
+
+
+def link(store: Store, cid: str, dest: Path | str, *, cancelled: Callable[[], bool] | None = None) -> bool:
+    """Give a blob that is a read-only file of this disk one more name, its content compared; False elsewhere.
+
+    Whoever writes through this name changes the store's blob, so it is for those who cannot.
+
+    Raises:
+        ArtifactNotFound, Damaged, StoreFailed, Interrupted: As for ``clone``; there is no such name then.
+    """
+    with _opened(store, cid, cancelled) as blob:
+        source = _file(blob.stream)
+        if source is None or stat.S_IMODE(os.fstat(source).st_mode) & _WRITABLE:
+            return False
+        for _ in _blocks(blob):
+            pass
+        try:
+            # An absolute path needs no folder, but only with one does os.link have the kernel follow links.
+            os.link(f"/proc/self/fd/{source}", dest, src_dir_fd=source)
+        except OSError:  # another disk, a file of somebody else, no /proc
+            return False
+        return True
 
 
 class VerifiedReader(io.RawIOBase):

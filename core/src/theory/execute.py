@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from theory.canon import MAX_INTEGER, BadJson, parse_json
 from theory.errors import Interrupted, OutOfMemory, PluginFailed, ProcessorFailed, TimedOut
 from theory.paths import printable
+from theory.types import Image
 
 if TYPE_CHECKING:
     from theory.cancel import Cancellation
@@ -190,7 +191,7 @@ def _fault(outcome: Outcome) -> str:
         return f"a duration of {outcome.duration_s!r} s"
     if not (math.isfinite(outcome.started_at) and 0 <= outcome.started_at <= _LAST_MOMENT):
         return f"a start at {outcome.started_at!r}"
-    return ""
+    return "" if type(outcome.image) in {Image, type(None)} else f"the image {outcome.image!r}"
 
 
 def _event(line: bytes) -> JsonObject | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from theory import wire
@@ -75,6 +76,25 @@ def plan_job(
         environment=_environment(execution_id, processor, seed),
     )
     return job, preimage
+
+
+def ran_as(prepared: Prepared, image: Image | None) -> Prepared:
+    """The same work with the address that it has under the image that really ran."""
+    job = prepared.job
+    if image is None or image == job.image:
+        return prepared
+    job, preimage = plan_job(
+        job.execution_id,
+        job.processor,
+        image,
+        job.inputs,
+        job.artifacts,
+        seed=job.seed,
+        secrets=prepared.admission.secrets,
+        pretends=prepared.adapter.info.pretends,
+    )
+    records = replace(prepared.records, new={**prepared.records.new, "preimage": preimage})
+    return replace(prepared, job=job, records=records)
 
 
 def _environment(execution_id: str, processor: Processor, seed: int) -> dict[str, str]:

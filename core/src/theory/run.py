@@ -22,7 +22,7 @@ from theory.errors import Interrupted, LedgerFailed, TheoryError, Usage
 from theory.execute import LogChannel, check_outcome, execute
 from theory.home import Home
 from theory.inputs import check_inputs
-from theory.job import Prepared, plan_job
+from theory.job import Prepared, plan_job, ran_as
 from theory.keep import keep, keep_records, records_of
 from theory.lease import lease
 from theory.memo import recall, remember, remembers
@@ -199,8 +199,7 @@ class Runner(Home):
     def _perform(self, prepared: Prepared, cancellation: Cancellation, tell: Delivery) -> Envelope:
         """Rooms 6 to 11: from here on it costs."""
         job, adapter, admission, store = prepared.job, prepared.adapter, prepared.admission, self.store
-        pretends = adapter.info.pretends
-        lay_out(job, prepared.workspace, store, pretends=pretends, cancelled=cancellation.is_set)
+        lay_out(job, prepared.workspace, store, adapter.info, cancelled=cancellation.is_set)
         channel = LogChannel(job.processor.runtime.timeout, cancellation, prepared.redactor, tell)
         reserved, outcome = False, None
         began = time.time()
@@ -208,6 +207,8 @@ class Runner(Home):
             self.ledger.reserve(prepared.request.plan, job.execution_id, admission.reserve_micro_usd)
             reserved = True
             outcome = execute(job, adapter, prepared.workspace, admission.options, admission.secrets, channel)
+            prepared = ran_as(prepared, outcome.image)
+            job = prepared.job
             check_outcome(job, outcome, channel, cancellation.signal)
             outputs = check_outputs(
                 job.processor,

@@ -191,6 +191,7 @@ class Outcome(Record):
     platform: str = ""
     cost_micro_usd: int | None = None  # what the adapter charges; None: unknown
     message: str = ""  # more about the end, for people
+    image: Image | None = None  # what ran, where ``identify`` could not know it: built or pulled since
 
 
 class AdapterInfo(Record):
