@@ -1,0 +1,1 @@
+"""The adapter `local`: runs processors in Docker containers."""

@@ -1,0 +1,182 @@
+"""The hooks of the adapter ``local``: an entry's image in a container of Docker's engine, or Podman's.
+
+It isolates: no network unless the entry says so, a read-only root, no capability, no other user's files.
+``hardening.py`` has each line of it with its reason.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, cast
+
+from theory import AdapterInfo, Outcome, errors, hookimpl
+from theory_adapter_local.cancelled import Cancelled
+from theory_adapter_local.container.mounts import read_mounts
+from theory_adapter_local.engine.client import Lost, Refused, engine_of
+
+if TYPE_CHECKING:
+    from theory import Channel, Finding, Image, Job, Processor, Secrets, Workspace
+
+MOST_OUTPUT = 2**40  # MiB
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may ask of this adapter."""
+
+    network: str | None = field(
+        default=None,
+        metadata={"help": "for entries that say network: true; null: bridge. Others have none"},
+    )
+    user: str | None = field(
+        default=None,
+        metadata={"help": "who runs the command: uid:gid, a name, or image for its own; null: not root"},
+    )
+    mounts: str | None = field(
+        default=None,
+        metadata={"help": "what to add, read-only: /here:/there,…; such a run is not remembered"},
+    )
+    runtime: str | None = field(
+        default=None, metadata={"help": "the engine's runtime, such as runsc; null: the engine's own default"}
+    )
+    platform: str | None = field(
+        default=None,
+        metadata={"help": "which of the image's, such as linux/arm64; null: the engine's"},
+    )
+    pull: Literal["missing", "always", "never"] = field(
+        default="missing", metadata={"help": "when to ask the registry for the image"}
+    )
+    keep: bool = field(
+        default=False, metadata={"help": "leave the container and its files behind, to look at them"}
+    )
+    build: bool = field(
+        default=False, metadata={"help": "build the image even where nothing changed (--build does it)"}
+    )
+    output_size: int = field(
+        default=10240, metadata={"help": "MiB that all outputs, or any one file, may grow to while it runs"}
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what no container could be made of."""
+        read_mounts(self.mounts)
+        if not 1 <= self.output_size <= MOST_OUTPUT:
+            raise ValueError("output_size is not between 1 and 2^40 MiB")
+        if self.platform is not None and "/" not in self.platform.strip("/"):
+            raise ValueError(f"the platform {self.platform!r} is not of the form linux/amd64")
+        for name in ("network", "user", "runtime"):
+            value = getattr(self, name)
+            if value is not None and (not value.strip() or not value.isprintable()):
+                raise ValueError(f"{name} is {value!r}")
+
+
+@hookimpl
+def describe_adapter() -> AdapterInfo:
+    """Runs containers; how many at once is twice the cores, beyond which the engine only gets slower."""
+    return AdapterInfo(
+        summary="runs containers on Docker: isolated, limited, without network unless the entry asks",
+        offers=frozenset(
+            {
+                "image",
+                "network",
+                "gpu",
+                "isolation",
+                "memory_limit",
+                "cpu_limit",
+                "secrets_file",
+                "secrets_env",
+            }
+        ),
+        options=Options,
+        capacity=2 * (os.cpu_count() or 1),
+    )
+
+
+@hookimpl
+def identify(processor: Processor, options: object) -> Image:
+    """The image that the entry means on this engine.
+
+    Raises:
+        DockerUnavailable: No engine answers.
+        RegistryFault, Unsupported: The entry's image has no proper name, or is for another platform.
+    """
+    from theory_adapter_local.images.find import identify_image  # noqa: PLC0415 - describing needs none
+
+    try:
+        return identify_image(engine_of(), processor, cast("Options", options))
+    except (Refused, Lost) as error:
+        raise _told(error) from error
+
+
+@hookimpl
+def execute(job: Job, workspace: Workspace, options: object, secrets: Secrets, channel: Channel) -> Outcome:
+    """Run the image to its command's end, its deadline or its cancellation.
+
+    A command that is not in the image ends as in a shell: 127 where it is not found, 126 where it cannot run.
+
+    Raises:
+        DockerUnavailable: No engine answers.
+        ImageNotFound, ImageBuildFailed: There is no image.
+        Retry: The engine, the container or the image went away; or no process or thread is to be had.
+        BadAdapterOptions, Unsupported, OutOfMemory, PluginFailed: The engine refuses to run it.
+        OutputLimit: The outputs took more than they may while it ran.
+    """
+    from theory_adapter_local.container.life import Task, name_of, run_container  # noqa: PLC0415 - as above
+    from theory_adapter_local.files.ways import files_for  # noqa: PLC0415 - as above
+    from theory_adapter_local.guard.watchdog import KEEP, guard_of, labels_of  # noqa: PLC0415 - as above
+    from theory_adapter_local.images.find import ready_image  # noqa: PLC0415 - as above
+
+    chosen = cast("Options", options)
+    engine = engine_of()
+    guard, name = guard_of(engine), name_of(job)
+    guard.watch(name)  # first, so that its process begins while the engine is asked for the image
+    is_running = False
+    try:
+        ready = ready_image(engine, job, chosen, workspace.cache, channel)
+        if channel.wait_cancelled(0):
+            raise Cancelled  # noqa: TRY301 - one answer for all the places where it may be noticed
+        files = files_for(engine, ready, job, workspace, chosen, secrets)
+        is_running = True
+        labels = labels_of(job, job.processor.runtime.timeout)
+        if chosen.keep:
+            labels[KEEP] = "true"
+        ended = run_container(engine, Task(job, chosen, ready, labels), files, channel)
+    except Cancelled:
+        return Outcome("cancelled", None, time.time(), 0.0, platform=job.image.platform, cost_micro_usd=0)
+    except (Refused, Lost) as error:
+        raise _told(error) from error
+    finally:
+        if not is_running:
+            guard.forget(name)
+    return Outcome(
+        ended=ended.ended,
+        exit_code=ended.status if ended.ended == "exit" else None,
+        started_at=ended.started_at,
+        duration_s=ended.duration_s,
+        image_digest=ready.image.digest,
+        platform=ready.image.platform,
+        cost_micro_usd=0,
+        message=ended.message,
+        image=ready.image,
+    )
+
+
+@hookimpl
+def diagnose() -> tuple[Finding, ...]:
+    """Whether there is an engine, what it is, and what it cannot do."""
+    from theory_adapter_local.diagnose import findings  # noqa: PLC0415 - for theory doctor
+
+    return findings()
+
+
+def _told(error: Refused | Lost) -> errors.TheoryError:
+    """What the engine did in a place where nothing is known to be at fault but itself."""
+    if isinstance(error, Lost):
+        return errors.Retry(
+            f"the connection to the Docker daemon broke: {error}",
+            hint="try again; theory doctor says how it is",
+        )
+    return errors.PluginFailed(
+        f"the Docker engine refuses: {error.message}", hint="theory doctor says what it can do"
+    )

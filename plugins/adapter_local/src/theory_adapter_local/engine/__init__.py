@@ -1,0 +1,1 @@
+"""The Docker engine: where it is, how to talk to it, and why it does not answer."""

@@ -1,0 +1,1 @@
+"""How a job's files get into its container and back: mounted or copied."""

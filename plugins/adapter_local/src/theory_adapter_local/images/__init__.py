@@ -1,0 +1,1 @@
+"""Which image a run means, and how it gets here."""

@@ -1,0 +1,122 @@
+"""The images that a Dockerfile takes from elsewhere.
+
+Source: https://docs.docker.com/reference/dockerfile (parser directives, line continuation, here-documents,
+ARG before FROM, COPY --from, RUN --mount).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_HEREDOC = re.compile(r"<<-?([\"']?)([A-Za-z_]\w*)\1")
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::?([-+])((?:[^{}]|\{[^}]*\})*))?\})")
+_WORD = re.compile(r"""(?:[^\s"']|"[^"]*"|'[^']*')+""")
+_FROM = re.compile(r"(?:--platform=(\S+)\s+)?(\S+)(?:\s+as\s+(\S+))?\s*", re.IGNORECASE)
+_COPY_FROM = re.compile(r"--from=(\S+)")
+_MOUNT_FROM = re.compile(r"--mount=\S*?\bfrom=([^,\s]+)")
+
+
+class Base(NamedTuple):
+    """An image that a build begins with or copies from."""
+
+    name: str  # as it stands there, its variables replaced; "" where one has no value
+    platform: str  # what --platform says; "" where it says nothing, or a variable of the builder's
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the name says what is in it."""
+        return "@sha256:" in self.name or "@sha512:" in self.name
+
+
+def bases_of(text: str) -> tuple[Base, ...]:
+    r"""Every image that comes from elsewhere, once each; neither stages nor ``scratch``.
+
+    >>> bases_of("ARG TAG=3.11\nFROM python:$TAG AS one\nFROM one\nCOPY --from=0 /a /b\n")
+    (Base(name='python:3.11', platform=''),)
+    """
+    arguments: dict[str, str] = {}
+    stages: set[str] = set()
+    count = 0
+    found: dict[Base, None] = {}
+    for word, rest in _instructions(text):
+        names: list[tuple[str, str]] = []
+        if word == "ARG" and not count:
+            arguments.update(_arguments(rest, arguments))
+        elif word == "FROM" and (match := _FROM.fullmatch(rest)):
+            names = [(_replaced(match[2], arguments), _replaced(match[1] or "", arguments))]
+        elif word in {"COPY", "ADD"}:
+            names = [(name, "") for name in _COPY_FROM.findall(rest)]
+        elif word == "RUN":
+            names = [(name, "") for name in _MOUNT_FROM.findall(rest)]
+        for name, platform in names:
+            is_stage = name.lower() in stages or (word != "FROM" and name.isdecimal() and int(name) < count)
+            if not is_stage and name.lower() != "scratch":
+                found[Base(name, platform)] = None
+        if word == "FROM":
+            count += 1
+            if (match := _FROM.fullmatch(rest)) and match[3]:
+                stages.add(match[3].lower())
+    return tuple(found)
+
+
+def _instructions(text: str) -> Iterator[tuple[str, str]]:
+    """Each instruction in capitals with what follows it: continued lines joined, here-documents left out."""
+    lines = iter(text.removeprefix("\ufeff").splitlines())
+    escape = _escape(text)
+    for line in lines:
+        whole = line.strip()
+        if not whole or whole.startswith("#"):
+            continue
+        while whole.endswith(escape):
+            whole = whole[:-1]
+            following = next(
+                (more for more in lines if more.strip() and not more.lstrip().startswith("#")), None
+            )
+            if following is None:
+                break
+            whole += following.strip()
+        word, _, rest = whole.partition(" ")
+        word = word.upper()
+        if word in {"RUN", "COPY", "ADD"}:
+            for _, end in _HEREDOC.findall(rest):
+                next((more for more in lines if more.strip("\t") == end), None)
+        yield word, rest.strip()
+
+
+def _escape(text: str) -> str:
+    for line in text.removeprefix("\ufeff").splitlines():
+        match = re.fullmatch(r"#\s*(\w+)\s*=\s*(\S+).*", line.strip())
+        if match is None:
+            break
+        if match[1].lower() == "escape":
+            return match[2]
+    return "\\"
+
+
+def _arguments(rest: str, known: Mapping[str, str]) -> dict[str, str]:
+    values = {}
+    for word in _WORD.findall(rest):
+        name, equals, value = word.partition("=")
+        if equals:
+            values[name] = _replaced(re.sub(r"[\"']", "", value), known)
+    return values
+
+
+def _replaced(text: str, arguments: Mapping[str, str]) -> str:
+    """The text with its variables replaced; "" where one has no value here."""
+    missing = False
+
+    def value(match: re.Match[str]) -> str:
+        nonlocal missing
+        known = arguments.get(match[1] or match[2], "")
+        if match[3]:
+            return _replaced(match[4], arguments) if bool(known) == (match[3] == "+") else known
+        missing = missing or not known
+        return known
+
+    text = _VARIABLE.sub(value, re.sub(r"[\"']", "", text))
+    return "" if missing else text
