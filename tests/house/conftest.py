@@ -34,8 +34,10 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def installed(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with core, both adapters and the registry."""
-    return environment(tmp_path_factory.mktemp("installed"), *wheels.glob("theory_*.whl"))
+    """An environment with core, the registry and the adapters that need no engine."""
+    names = ("theory_core", "theory_adapter_mock", "theory_adapter_process", "theory_registry")
+    found = (wheel for name in names for wheel in wheels.glob(f"{name}-*.whl"))
+    return environment(tmp_path_factory.mktemp("installed"), *found)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ PACKAGES = {
     "theory": ("theory_core", "core/src/theory"),
     "theory_adapter_mock": ("theory_adapter_mock", "plugins/adapter_mock/src"),
     "theory_adapter_process": ("theory_adapter_process", "plugins/adapter_process/src"),
+    "theory_adapter_local": ("theory_adapter_local", "plugins/adapter_local/src"),
     "theory_registry": ("theory_registry", "registry/processors"),
 }
 

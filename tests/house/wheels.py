@@ -14,7 +14,14 @@ import tempfile
 from pathlib import Path
 
 HOUSE = Path(__file__).resolve().parents[2]
-DISTRIBUTIONS = ("core", "plugins/adapter_mock", "plugins/adapter_process", "registry", ".")
+DISTRIBUTIONS = (
+    "core",
+    "plugins/adapter_mock",
+    "plugins/adapter_process",
+    "plugins/adapter_local",
+    "registry",
+    ".",
+)
 
 
 def copy_sources(distribution: str, target: Path) -> Path:
