@@ -13,7 +13,9 @@ NAMES = {  # and their arguments: about twenty minutes in all
     "process": [],
     "ingest": ["1024"],
     "small_files": [],
+    "ledger": [],
     "profile": ["200"],
+    "upkeep": [],
 }
 
 

@@ -211,6 +211,7 @@ def test_a_disk_that_takes_no_more_is_told_and_leaves_nothing(path: Path) -> Non
 AS_SOMEBODY_ELSE = """if True:
     import os, sys
     from pathlib import Path
+    import theory.ledger.audit, theory.snapshot  # imported late otherwise, by nobody, who may not read it
     from theory.errors import LedgerFailed
     from theory.ledger import Closing, Ledger
     if os.geteuid() == 0:

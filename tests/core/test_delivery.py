@@ -86,6 +86,17 @@ def test_at_the_end_a_cancellation_ends_the_waiting() -> None:
     listen.let_go.set()
 
 
+def test_a_writer_that_gives_a_listener_up_meanwhile_ends_the_waiting() -> None:
+    listen = Stuck()
+    tell = Delivery(listen, Cancellation(), patience=600)
+    tell({"event": "one"}, MAX_WAITING_BYTES)
+    closing = Later(tell.close)
+    assert listen.inside.wait(30)
+    Later(lambda: tell.wait_for_room(deadline=0.0)).within(30)  # long past
+    closing.within(30)
+    listen.let_go.set()
+
+
 def test_a_listener_that_fails_is_told_nothing_more_and_its_fault_is_shown(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

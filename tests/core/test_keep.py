@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from core.bed import Fake, document, good, house, write_entry
-from theory import Failure, Image, cid_of
+from theory import Failure, Image, blobs, cid_of, keep
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -158,3 +158,21 @@ def test_records_that_another_process_left_are_put_once_more_before_they_are_rel
             good(runner.run("test/thing@1"))
     put = [cid for cids in store.puts for cid in cids]
     assert [put.count(record.blobs[role]) for role in ("entry", "tree")] == [1, 1]
+
+
+@pytest.mark.parametrize("knows", [True, False], ids=["this process put it", "another process put it"])
+def test_a_listing_does_not_say_that_its_files_are_still_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, knows: bool
+) -> None:
+    """For gc takes what nothing needs, and that may be a file of a listing that somebody has put since."""
+    with house(tmp_path) as runner:
+        first = good(runner.run("test/thing@1"))
+        record = runner.ledger.execution(first.execution_id)
+        assert record is not None
+        with blobs.read_verified(runner.store, record.blobs["tree"]) as stream:
+            files = [cid for _, cid, _ in json.load(stream)]
+        runner.store.delete(files[:1])
+        if not knows:
+            monkeypatch.setattr(keep, "_listings", {})
+        good(runner.run("test/thing@1", seed=1))
+        assert runner.store.has([record.blobs["tree"], *files]) == {record.blobs["tree"], *files}

@@ -132,6 +132,25 @@ def test_what_a_processor_made_hard_to_remove_is_removed(tmp_path: Path) -> None
     assert not top.exists()
 
 
+def test_what_is_linked_into_a_tree_that_is_hard_to_remove_keeps_its_mode(tmp_path: Path) -> None:
+    blob, top = tmp_path / "blob", tmp_path / "work"
+    blob.write_text("x")
+    blob.chmod(0o444)
+    for number in range(30):  # some of them are looked at after what stops the first try
+        (top / f"artifacts{number}").mkdir(parents=True)
+        os.link(blob, top / f"artifacts{number}" / "input")
+    here = os.open(top, os.O_RDONLY)
+    for _ in range(3000):  # deeper than a path may be
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    remove(top)
+    assert not top.exists()
+    assert stat.S_IMODE(blob.stat().st_mode) == 0o444
+
+
 def test_nothing_is_removed_through_a_link(tmp_path: Path) -> None:
     safe = tmp_path / "safe"
     safe.mkdir()

@@ -334,6 +334,17 @@ class TestExpiry:
         )
         assert ledger.check_chain("p") == ()
 
+    @pytest.mark.parametrize(("cost", "spent"), [(4, 5), (None, 1)])
+    def test_what_another_thread_gave_back_just_now_is_charged_as_if_nothing_was_held(
+        self, ledger: Ledger, path: Path, cost: int | None, spent: int
+    ) -> None:
+        ledger.settle(ending("before", 1))
+        ledger.reserve("p", "a", 600)
+        with Ledger(path) as same_process:
+            same_process.release("a")
+        ledger.settle(ending("a", cost))
+        assert (money(ledger), ledger.check_chain("p")) == ((0, spent), ())
+
     def test_what_expired_and_closes_with_an_unknown_cost_is_charged_once(
         self, ledger: Ledger, elsewhere: Ledger, clock: Clock
     ) -> None:
@@ -437,8 +448,13 @@ class TestClosing:
         ("changes", "fault"),
         [
             (
-                {"names": (artifact("/artifacts/a"), Artifact("/artifacts/b", "b3:", 2**64, ""))},
-                OverflowError,
+                {
+                    "names": (
+                        artifact("/artifacts/a"),
+                        Artifact("/artifacts/b", ZERO_CID, 1, None),  # type: ignore[arg-type]  # on purpose
+                    )
+                },
+                LedgerFailed,
             ),
             ({"envelope": {"text": "x" * 65_536}}, Internal),
             ({"plan": "q"}, ArtifactNotFound),
@@ -452,7 +468,9 @@ class TestClosing:
         ledger.settle(ending("before", 1))
         ledger.reserve("p", "a", 600)
         before = ledger.plan("p")
-        with pytest.raises(fault, match=r"too large|no plan|cost of -1"):
+        with pytest.raises(
+            fault, match=r"too large|no plan|cost of -1|NOT NULL constraint failed: names.mime"
+        ):
             ledger.settle(replace(ending("a", 5), **changes))
         assert (ledger.plan("p"), ledger.execution("a"), ledger.name("/artifacts/a")) == (before, None, None)
         ledger.settle(ending("a", 5))

@@ -82,7 +82,7 @@ class Accounts(RuleBasedStateMachine):
         self.ledgers["there"].set_limit("p", limit)
         self.limit = limit
 
-    @rule(seconds=st.sampled_from([1, 200, 400, -500]))
+    @rule(seconds=st.sampled_from([1, 200, 400, -500, 86_400, -86_400]))
     def let_time_pass_or_set_the_clock_back(self, seconds: int) -> None:
         self.now += seconds
 
@@ -191,9 +191,10 @@ class Accounts(RuleBasedStateMachine):
         )
 
 
+IS_LONG = settings().max_examples > 1000  # --hypothesis-profile long: 10^5 steps
 Accounts.TestCase.settings = settings(
-    max_examples=30,
-    stateful_step_count=30,
+    max_examples=2_000 if IS_LONG else 30,
+    stateful_step_count=50 if IS_LONG else 30,
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.too_slow],

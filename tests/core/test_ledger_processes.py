@@ -1,16 +1,28 @@
 """What the ledger promises several processes, by real ones that start, race, fork and are killed."""
 
+import json
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from theory.errors import Busy
-from theory.ledger import Ledger
+from theory.ledger import Closing, Ledger
+from theory.ledger.ledger import LASTS_S
+from theory.ledger.owner import Owner
 
-PROCESSES, EACH, AMOUNT, LIMIT = 8, 50, 7, 705  # 100 of the 400 fit
+IS_LONG = settings().max_examples > 1000  # --hypothesis-profile long
+PROCESSES, EACH, AMOUNT, LIMIT = (32, 1000, 7, 70_005) if IS_LONG else (8, 50, 7, 705)  # a part of them fits
+FITS = LIMIT // AMOUNT
+ROUNDS = 2_000 if IS_LONG else 40
 
 RESERVE = f"""if True:
     import sys
@@ -130,15 +142,16 @@ def test_processes_that_race_for_a_limit_get_all_of_it_and_no_more(ledger: Ledge
     children = [start(RESERVE, path, number) for number in range(PROCESSES)]
     for child in children:
         go_on(child)
-    admitted = [int(child.communicate(timeout=120)[0]) for child in children]
+    admitted = [int(child.communicate(timeout=1200)[0]) for child in children]
     assert [child.returncode for child in children] == [0] * PROCESSES
-    assert sum(admitted) == LIMIT // AMOUNT
-    assert (ledger.plan("p").reserved_micro_usd, ledger.check_chain("p")) == (700, ())
+    assert sum(admitted) == FITS < PROCESSES * EACH
+    assert (ledger.plan("p").reserved_micro_usd, ledger.check_chain("p")) == (FITS * AMOUNT, ())
     # All of them are gone without a word: what they held is charged, each once.
-    assert len(ledger.reconcile()) == LIMIT // AMOUNT
+    assert len(ledger.reconcile()) == FITS
     assert ledger.reconcile() == ()
     state = ledger.plan("p")
-    assert (state.reserved_micro_usd, state.spent_micro_usd, state.events) == (0, 700, 201)
+    assert (state.reserved_micro_usd, state.spent_micro_usd) == (0, FITS * AMOUNT)
+    assert state.events == 1 + 2 * FITS
     assert ledger.check_chain("p") == ()
 
 
@@ -154,6 +167,38 @@ def test_what_a_killed_process_held_is_charged_at_once_and_not_before_whatever_t
         child.communicate()
         assert other.reconcile() == ("held",)
     assert (ledger.plan("p").reserved_micro_usd, ledger.plan("p").spent_micro_usd) == (0, 600)
+
+
+def test_of_a_settlement_a_release_and_an_expiry_that_race_one_closes_the_reservation(
+    ledger: Ledger, path: Path
+) -> None:
+    ledger.set_limit("p", None)
+    late = time.time() + LASTS_S + 1
+    with (
+        Ledger(path, clock=lambda: late, owner=Owner("another boot", 1, 1, 1)) as elsewhere,
+        ThreadPoolExecutor(3) as pool,
+    ):
+        for number in range(ROUNDS):
+            id_, together = f"e{number}", threading.Barrier(3)
+            ledger.reserve("p", id_, 10)
+            closing = Closing(id_, "p", "a/b@1", "mock", "execution.success", 4, {}, (), "b3:", 0)
+            racers = (partial(ledger.settle, closing), partial(ledger.release, id_), elsewhere.reconcile)
+
+            def run(racer: Callable[[], object], together: threading.Barrier = together) -> None:
+                together.wait(60)
+                racer()
+
+            list(pool.map(run, racers))
+    ended: dict[str | None, list[str]] = {}
+    for event in ledger.events("p"):
+        held = json.loads(event.payload).get("reserved_micro_usd", 10)  # a settlement of nothing ends nothing
+        if event.kind in {"budget.settle", "budget.release", "budget.expire"} and held:
+            ended.setdefault(event.execution_id, []).append(event.kind)
+    assert [len(kinds) for kinds in ended.values()] == [1] * ROUNDS
+    assert len(set(chain.from_iterable(ended.values()))) > 1  # it was a race
+    # Whoever came first, it is closed once, holds nothing, and has cost what the events say.
+    assert len(ledger.executions(limit=ROUNDS + 1)) == ROUNDS
+    assert (ledger.plan("p").reserved_micro_usd, ledger.check_chain("p")) == (0, ())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")

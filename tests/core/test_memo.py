@@ -13,7 +13,7 @@ import pytest
 
 from core.bed import Call, Fake, done, good, house, read, write_entry
 from theory import Failure, Image, blobs
-from theory.memo import recall, remembers
+from theory.memo import recall, record_of, remembers, sealed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +56,13 @@ def test_what_was_built_first_is_remembered_under_the_image_that_it_became(tmp_p
         (preimage,) = {record.blobs["preimage"] for record in records if record is not None}
         with blobs.read_verified(runner.store, preimage) as stream:
             assert json.load(stream)["image_id"] == "build:1"
+
+
+def test_a_run_whose_image_is_its_own_is_remembered_for_nobody(tmp_path: Path) -> None:
+    write_entry(tmp_path / "entries", determinism="pure")
+    with house(tmp_path, Counting(image=Image("once:1", None, "linux/amd64"))) as runner:
+        good(runner.run("test/thing@1"))
+        assert list(runner.store.memo_list()) == []
 
 
 @pytest.mark.parametrize(
@@ -203,16 +210,21 @@ def test_a_blob_that_is_gone_or_damaged_is_a_miss_and_the_run_heals_it(
 
 
 def edited(change: Callable[[Any], object]) -> Callable[[bytes], bytes]:
+    """A record that is whole, and says what no run says."""
+
     def edit(data: bytes) -> bytes:
         document = json.loads(data)
+        del document["check"]
         change(document)
-        return json.dumps(document).encode()
+        return sealed(document)
 
     return edit
 
 
 BROKEN: dict[str, Callable[[bytes], bytes]] = {
     "no JSON": lambda data: data[:-3],
+    "another cost": lambda data: data.replace(b'"cost_micro_usd":0', b'"cost_micro_usd":1'),
+    "no check": lambda data: b"{" + data.partition(b",")[2],
     "not UTF-8": lambda _: b"\xff",
     "another form": lambda _: b"[]",
     "deep": lambda _: b"[" * 100_000,
@@ -239,6 +251,20 @@ def test_a_record_that_no_run_could_have_made_is_a_miss_and_is_written_anew(tmp_
         assert recall(runner.store, key, "/artifacts/outputs/") is None
         assert good(runner.run("test/thing@1")).meta["memo"] == "miss"
         assert good(runner.run("test/thing@1")).meta["memo"] == "hit"
+
+
+def test_every_bit_of_a_record_is_checked(tmp_path: Path) -> None:
+    fake = Counting()
+    with house(tmp_path, fake) as runner:
+        good(runner.run("test/thing@1"))
+        whole = runner.store.memo_get(fake.calls[0].job.memo_key)
+    assert whole is not None
+    assert record_of(whole).meta == {"model": "m"}
+    for bit in range(len(whole) * 8):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(ValueError, match=r"not what was written|of another form"):
+            record_of(bytes(damaged))
 
 
 def test_a_prefix_that_makes_a_path_too_long_is_refused_as_it_would_be_without_a_memo(tmp_path: Path) -> None:

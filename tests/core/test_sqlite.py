@@ -468,6 +468,7 @@ def open_folder() -> Path:
 
 
 READ_ONLY = """
+import theory.snapshot  # imported late otherwise, by nobody, who may not read it
 if os.getuid() == 0:
     os.setuid(65534)
 print(database.read("SELECT title FROM songs"))
@@ -494,6 +495,7 @@ def test_a_file_that_cannot_be_written_can_be_read(open_folder: Path, left: bool
 
 
 READ_TWICE = """
+import theory.snapshot  # as above
 if os.getuid() == 0:
     os.setuid(65534)
 print(database.read("SELECT title FROM songs"), flush=True)

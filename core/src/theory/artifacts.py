@@ -185,8 +185,20 @@ def _referred(reference: Reference, store: Store, lookup: Callable[[str], Artifa
             f"the artifact {shown} is {artifact.cid}, not {reference.cid}",
             hint="leave cid out to take what it is now",
         )
-    if artifact.cid not in store.has([artifact.cid]):
+    if not _is_here(store, artifact.cid):
         raise ArtifactNotFound(
             f"the bytes of {shown} are gone from the store", hint="run again what made them"
         )
     return _artifact(artifact.cid, reference.path.rpartition("/")[2], artifact.size_bytes)
+
+
+def _is_here(store: Store, cid: str) -> bool:
+    """Whether a blob is here; one that is in the trash is put again, so that it stays while we need it."""
+    if store.has([cid]):
+        return True
+    try:
+        with blobs.read_verified(store, cid) as stream:
+            store.put([blobs.stage(store, stream)])
+    except ArtifactNotFound:
+        return False
+    return True

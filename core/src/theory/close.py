@@ -180,6 +180,7 @@ def close(  # noqa: PLR0913 - a closing is made of all these
             source_execution_id=source,
             blobs=records,
             envelope_cid=cid,
+            write_prefix=prepared.admission.prefix,
         )
     )
 

@@ -124,6 +124,8 @@ class Delivery:
                     self._give_up()
                     return
                 self._changed.wait(_POLL_S)
+            if self.deaf:  # given up meanwhile by a writer: its thread may be stuck for ever
+                return
             self._over = True
         if self._thread is not None:
             self._thread.join()

@@ -5,6 +5,9 @@
     small.db             the blobs of up to 64 KiB and the memo records, in SQLite; with files beside it
     blobs/b3/ab/abcd…    each larger blob, mode 0444: the first two of its 64 hex digits, then all of them
     tmp/                 private files on their way in; what a crash leaves here is nobody's
+    in-use               held by all who rely on what is here, see theory.inuse
+    ledgers/             a mark of each ledger whose executions have their blobs here, see theory.users
+    trash/, quarantine/  what theory gc took away, and what theory verify --repair did
 
 Order of a write (design 8): every large file is synced, each is moved to its name, each touched folder is
 synced, with its parent where this process does not know that its name lasts; then all small ones are
@@ -25,6 +28,7 @@ from theory import durable, staged
 from theory.canon import CID
 from theory.errors import ArtifactNotFound, StoreFailed, Usage
 from theory.hookspecs import hookimpl
+from theory.inuse import InUse
 from theory.rows import SCHEMA, Rows
 from theory.sqlite import Database, Layout
 
@@ -38,16 +42,16 @@ SMALL_BYTES = 64 * 1024  # what goes into the database: one size alone decides, 
 _FORMAT = f"theory file store {VERSION}\n"
 _FORMAT_LINE = re.compile(rb"theory file store ([1-9][0-9]{0,8})\n?")
 _DATABASE = "small.db"
-_OURS = frozenset(
-    {"format", "blobs", "tmp"} | {_DATABASE + end for end in ("", "-wal", "-shm", "-journal", "-lock")}
-)
+_FOLDERS = {"format", "blobs", "tmp", "in-use", "ledgers", "trash", "quarantine", "gc-lock"}
+_OURS = _FOLDERS | {_DATABASE + end for end in ("", "-wal", "-shm", "-journal", "-lock")}
 _MODE = 0o444
 _SHARD = re.compile(r"[0-9a-f]{2}")
 _NAME = re.compile(r"[0-9a-f]{64}")
 # Not blocking, because a pipe that somebody put there must not hang us.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _PREFIX = len("b3:")
-_LAYOUT = Layout(
+_LOOKS = 3  # for a blob: between a look here and one into the trash, gc may have put it back
+LAYOUT = Layout(
     application_id=0x74687373,  # "thss"
     version=1,
     schema=(SCHEMA.format("blobs"), SCHEMA.format("memo")),
@@ -64,6 +68,8 @@ class FileStore:
 
     A blob that is put again replaces what is there, unless it is the same: so it heals a damaged one.
 
+    What ``theory verify`` and ``gc`` need is public; ``in_use`` is for those who rely on what is here.
+
     Args:
         root: The folder; relative to the working directory of now, if it is relative.
 
@@ -75,17 +81,20 @@ class FileStore:
         self.root = root.absolute()
         self._staging = self.root / "tmp"
         self._blobs = f"{self.root}/blobs/b3"
-        self._database = Database(self.root / _DATABASE, _LAYOUT)
-        self._small, self._memo = Rows(self._database, "blobs"), Rows(self._database, "memo")
+        self.database = Database(self.root / _DATABASE, LAYOUT)
+        self.in_use = InUse(f"{self.root}/in-use")
+        self.small, self.memo = Rows(self.database, "blobs"), Rows(self.database, "memo")
         self._durable: set[str] = set()  # folders whose name in their parent survives a power failure
         self._has_format = self._read_format()
         self._is_ready = False
-        self._broken = ""
+        self._broken = self._url = ""
 
     @property
     def url(self) -> str:
         """What ``--store`` takes to reach this store."""
-        return self.root.as_uri()
+        if not self._url:  # asked for with each blob that is read
+            self._url = self.root.as_uri()
+        return self._url
 
     @property
     def staging(self) -> Path:
@@ -109,11 +118,11 @@ class FileStore:
         self._make_ready()
         try:
             small = {_key(blob.cid): blob for blob in blobs if blob.size_bytes <= SMALL_BYTES}
-            large = {self._path(blob.cid): blob for blob in blobs if blob.size_bytes > SMALL_BYTES}
+            large = {self.path(blob.cid): blob for blob in blobs if blob.size_bytes > SMALL_BYTES}
             if large:
                 self._put_files(large)
             if small:
-                self._small.set(lambda: ((name, staged.content(blob)) for name, blob in small.items()))
+                self.small.set(lambda: ((name, staged.content(blob)) for name, blob in small.items()))
         finally:
             for blob in blobs:
                 if blob.path is not None and blob.path.parent == self._staging:
@@ -126,44 +135,45 @@ class FileStore:
             ArtifactNotFound: The blob is not here.
             StoreFailed: It cannot be read.
         """
-        data = self._small.get(_key(cid))
-        if data is not None:
-            return io.BytesIO(data)
-        descriptor = self._open(self._path(cid))
-        if descriptor is None:
-            raise ArtifactNotFound(
-                f"blob {cid} is not in {self.url}",
-                hint="run what made it again, with --refresh, or set THEORY_STORE to the store that has it",
-            )
-        return open(descriptor, "rb")
+        for _ in range(_LOOKS):
+            data = self.small.get(_key(cid))
+            if data is not None:
+                return io.BytesIO(data)
+            descriptor = self._open(self.path(cid))
+            if descriptor is not None:
+                return open(descriptor, "rb")
+            from theory.trash import Trash  # noqa: PLC0415 - only for a blob that is not where it should be
+
+            stream = Trash(self).open(cid)
+            if stream is not None:
+                return stream
+        raise ArtifactNotFound(
+            f"blob {cid} is not in {self.url}",
+            hint="run what made it again, with --refresh, or set THEORY_STORE to the store that has it",
+        )
 
     def has(self, cids: Iterable[str]) -> frozenset[str]:
         """Which of these are here; whether they are whole, reading tells."""
         names = {_key(cid): cid for cid in cids}
-        small = self._small.found(names)
-        return frozenset(
-            cid for name, cid in names.items() if name in small or self._is_file(self._path(cid))
-        )
+        small = self.small.found(names)
+        return frozenset(cid for name, cid in names.items() if name in small or self._is_file(self.path(cid)))
 
     def delete(self, cids: Iterable[str]) -> None:
         """Remove these; one that is not here is none of its business, and neither is what is no file."""
         names = {_key(cid): cid for cid in cids}
-        self._small.delete(names)
+        self.small.delete(names)
         for cid in names.values():
-            path = self._path(cid)
+            path = self.path(cid)
             if self._is_file(path):
                 with self._worded("delete from"), suppress(FileNotFoundError):
                     os.unlink(path)
 
     def list(self) -> Iterator[tuple[str, int]]:
         """Every blob's cid and size in bytes, in no order; what we did not write is passed over."""
-        for name, size_bytes in self._small.list():
+        for name, size_bytes in self.small.list():
             yield f"b3:{name.hex()}", size_bytes
-        for entry in self._scan():
-            try:
-                yield f"b3:{entry.name}", entry.stat(follow_symlinks=False).st_size
-            except FileNotFoundError:
-                continue
+        for name, size_bytes in self.files():
+            yield f"b3:{name.hex()}", size_bytes
 
     def memo_get(self, key: str) -> bytes | None:
         """The record of this memo key.
@@ -171,7 +181,7 @@ class FileStore:
         Raises:
             StoreFailed: It cannot be read.
         """
-        return self._memo.get(_key(key, _MEMO_KEY))
+        return self.memo.get(_key(key, _MEMO_KEY))
 
     def memo_set(self, key: str, record: bytes) -> None:
         """Set the record of this memo key, durably; the last one wins, and nobody sees half of it.
@@ -182,24 +192,26 @@ class FileStore:
         """
         name = _key(key, _MEMO_KEY)
         self._make_ready()
-        self._memo.set(lambda: [(name, record)])
+        self.memo.set(lambda: [(name, record)])
 
     def memo_delete(self, key: str) -> None:
         """Remove the record of this memo key, if there is one."""
-        self._memo.delete([_key(key, _MEMO_KEY)])
+        self.memo.delete([_key(key, _MEMO_KEY)])
 
     def memo_list(self) -> Iterator[str]:
         """Every memo key, in no order."""
-        for name, _ in self._memo.list():
+        for name, _ in self.memo.list():
             yield f"b3:{name.hex()}"
 
     def close(self) -> None:
         """Close the database, as the end of the process would; a later use opens it again."""
-        self._database.close()
+        self.database.close()
+        self.in_use.close()
 
     # ------------------------------------------------------------ large ones: files
 
-    def _path(self, cid: str) -> str:
+    def path(self, cid: str) -> str:
+        """The file that a large blob has, or would have."""
         name = _key(cid).hex()
         return f"{self._blobs}/{name[:2]}/{name}"
 
@@ -220,14 +232,16 @@ class FileStore:
             except (FileNotFoundError, NotADirectoryError):
                 return False
 
-    def _scan(self) -> Iterator[os.DirEntry[str]]:
+    def files(self) -> Iterator[tuple[bytes, int]]:
+        """The digest and size in bytes of every blob that is a file, in no order."""
         with self._worded("list"):
             for shard in _entries(self._blobs):
                 if _SHARD.fullmatch(shard.name):
                     for entry in _entries(shard.path):
                         ours = _NAME.fullmatch(entry.name) and entry.name.startswith(shard.name)
                         if ours and entry.is_file(follow_symlinks=False):
-                            yield entry
+                            with suppress(FileNotFoundError):  # deleted meanwhile
+                                yield bytes.fromhex(entry.name), entry.stat(follow_symlinks=False).st_size
 
     def _read_format(self) -> bool:
         """Whether there is a store of ours at all."""
@@ -280,7 +294,7 @@ class FileStore:
             durable.make_folder(self.root / name, durable.PRIVATE_FOLDER)
         for folder in (self.root.parent, self.root / "blobs"):  # the root itself is synced with format
             self._sync_folder(str(folder))
-        self._database.open()
+        self.database.open()
         durable.write_file(self.root / "format", _FORMAT.encode(), mode=_MODE, through=self._staging)
 
     def _put_files(self, blobs: dict[str, Staged]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, TypeVar
 
 from theory import blobs, config, filestore, wire
@@ -11,11 +12,13 @@ from theory.lease import sweep
 from theory.ledger import Ledger
 from theory.plugins import Plugins
 from theory.resolve import Source, sources_of
+from theory.users import enroll
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from theory.config import Settings
+    from theory.ledger.upkeep import Upkeep
     from theory.types import Artifact, Envelope, Store
 
 
@@ -48,9 +51,10 @@ class Home:
         self._environ = environ
         self._lock = threading.RLock()
         self._ledger: Ledger | None = None
+        self._upkeep: Upkeep | None = None
         self._store: Store | None = None
         self._sources: tuple[Source, ...] | None = None
-        self._tidy = False
+        self._tidy = self._enrolled = False
 
     def __enter__(self: Here) -> Here:  # noqa: PYI019 - typing.Self is newer than our oldest Python
         return self
@@ -62,9 +66,12 @@ class Home:
         """Let go of the ledger and of core's own store; a later run opens them again."""
         with self._lock:
             ledger, self._ledger = self._ledger, None
+            upkeep, self._upkeep = self._upkeep, None
             store = self._store
         if ledger is not None:
             ledger.close()
+        if upkeep is not None:
+            upkeep.close()
         if isinstance(store, filestore.FileStore):
             store.close()
 
@@ -94,6 +101,16 @@ class Home:
             return self._ledger
 
     @property
+    def upkeep(self) -> Upkeep:
+        """What stands beside the ledger: pins, and executions whose files were given up."""
+        with self._lock:
+            if self._upkeep is None:
+                from theory.ledger.upkeep import Upkeep  # noqa: PLC0415 - no run asks
+
+                self._upkeep = Upkeep(self.settings.home / "ledger.db")
+            return self._upkeep
+
+    @property
     def sources(self) -> tuple[Source, ...]:
         """The registries, in the order in which they are asked."""
         with self._lock:
@@ -114,9 +131,31 @@ class Home:
                 document = json.loads(stream.read())
         return wire.envelope_of(document)
 
-    def _secrets(self) -> Mapping[str, str]:
+    def secrets(self) -> Mapping[str, str]:
+        """Where the values of secrets come from: the environment, over the file that the settings name."""
         file = self.settings.secrets_file
         return self._environ if file is None else {**config.secrets_of(file), **self._environ}
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Rely on what the store has: what is found there meanwhile, ``theory gc`` does not delete.
+
+        Whoever writes into the ledger that it needs blobs does so within the same block in which it put them,
+        or looked for them.
+
+        Raises:
+            StoreFailed: The store cannot be written.
+        """
+        store = self.store
+        if not isinstance(store, filestore.FileStore):
+            yield
+            return
+        store.staging  # noqa: B018 - makes the store, if it is new
+        with store.in_use.held():
+            if not self._enrolled:
+                enroll(store.root, self.settings.home)
+                self._enrolled = True
+            yield
 
     def tidy_up(self, execution_id: str | None = None) -> None:
         """Once a runner: what the dead left behind is closed and removed.

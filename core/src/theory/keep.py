@@ -33,10 +33,12 @@ class Records(Record):
 
     here: Mapping[str, str]  # cid of what the store has
     new: Mapping[str, bytes]  # content of what is put when the job is done
+    files: frozenset[str] = frozenset()  # cids of those of the tree, if its listing is new
 
 
-# What this process has put, so it is durable: the cid of a tree's listing, by store, entry's cid and tree.
-_listings: dict[tuple[str, str, str], str] = {}
+# What this process has put, so it is durable: the cid of a tree's listing, and of all that a run of the entry
+# relies on, by store, entry's cid and tree.
+_listings: dict[tuple[str, str, str], tuple[str, frozenset[str]]] = {}
 
 
 def records_of(job: Job, preimage: bytes, store: Store) -> Records:
@@ -51,8 +53,8 @@ def records_of(job: Job, preimage: bytes, store: Store) -> Records:
     """
     processor, folder = job.processor, job.processor.folder
     new = {"inputs": canonical(job.inputs), "preimage": preimage}
-    listed = _listings.get((store.url, processor.cid, processor.tree))
-    if listed is not None and len(store.has([processor.cid, listed])) == len({processor.cid, listed}):
+    listed, needed = _listings.get((store.url, processor.cid, processor.tree), ("", frozenset()))
+    if listed and store.has(needed) == needed:
         return Records({"entry": processor.cid, "tree": listed}, new)
     try:
         entry = (folder / ENTRY).read_bytes()
@@ -60,8 +62,9 @@ def records_of(job: Job, preimage: bytes, store: Store) -> Records:
         listing = canonical([list(file) for file in files])
         if cid_of(entry) != processor.cid or tree_cid(files) != processor.tree:
             raise _changed(processor)
-        if not store.has([cid_of(listing)]):
-            # The listing is put later; it says that these are here, so they are durable before it is.
+        needed = frozenset((cid_of(listing), *(cid for _, cid, _ in files)))
+        if store.has(needed) != needed:
+            # The listing is put later; it says that these are durable, and not that nobody deletes them.
             put = _put(store, {path: (folder / path).read_bytes() for path, _, _ in files})
             if any(put[path] != cid for path, cid, _ in files):
                 raise _changed(processor)
@@ -69,7 +72,7 @@ def records_of(job: Job, preimage: bytes, store: Store) -> Records:
         raise RegistryFault(
             f"{folder} cannot be read: {error.strerror}", hint="check its files and permissions"
         ) from error
-    return Records({}, {"entry": entry, "tree": listing, **new})
+    return Records({}, {"entry": entry, "tree": listing, **new}, frozenset(cid for _, cid, _ in files))
 
 
 def keep(
@@ -112,7 +115,9 @@ def keep(
         "index": compact(wire.index_document(outputs)).encode(),
     }
     cids = {**records.here, **_put(store, documents, staged)}
-    _listings[store.url, job.processor.cid, job.processor.tree] = cids["tree"]
+    if "tree" in records.new:
+        needed = records.files | {cids["entry"], cids["tree"]}
+        _listings[store.url, job.processor.cid, job.processor.tree] = cids["tree"], needed
     folder = f"{paths.EXECUTIONS}{job.execution_id}/"
     return Kept(
         index=Artifact(folder + "outputs.json", cids["index"], len(documents["index"]), JSON),

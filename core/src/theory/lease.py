@@ -1,7 +1,8 @@
 """The folders of one execution, and the lock that says that somebody is at it.
 
-``state/<id>/`` holds ``lock``, ``work/`` (``Workspace.root``) and ``adapter/`` (``Workspace.state``). The
-kernel lets go of the lock when its owner dies, whatever killed it, so a dead execution is known at once.
+``state/<id>/`` holds ``lock``, ``work/`` (``Workspace.root``), ``adapter/`` (``Workspace.state``) and, where
+a prefix is claimed, ``exclusive`` (``claims``). The kernel lets go of the lock when its owner dies, whatever
+killed it, so a dead execution is known at once.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from typing import TYPE_CHECKING
 from theory.errors import Busy, StoreFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+CLAIM = "exclusive"  # the file that names the prefix which an execution has claimed
 _GONE = ".gone"  # the end of a folder's name once its owner is done with it
 _TRIES, _PAUSE_S = 10, 0.02  # a sweep of one folder takes a millisecond or two
 
@@ -38,6 +40,7 @@ def lease(states: Path, execution_id: str) -> Iterator[Path]:
         lock = _held(folder, execution_id)
         try:
             remove(folder / "work")
+            (folder / CLAIM).unlink(missing_ok=True)  # of a dead owner; who wants it claims it anew
             (folder / "work" / "out").mkdir(parents=True, mode=0o700)
             (folder / "adapter").mkdir(exist_ok=True, mode=0o700)
         except BaseException:
@@ -80,6 +83,66 @@ def sweep(states: Path) -> None:
                 os.close(lock)
 
 
+def is_held(folder: Path) -> bool:
+    """Whether somebody is at the execution of this folder."""
+    try:
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not _taken(lock) and _is_the_lock_of(folder, lock)
+    finally:
+        os.close(lock)
+
+
+def bury(states: Path, is_over: Callable[[str, float], bool]) -> int:
+    """Remove the folders of the dead with all that their adapters stored; how many.
+
+    Args:
+        states: Where the folders are.
+        is_over: Whether nobody will try this execution again, told its id and for how many seconds nothing
+            was changed in its folder.
+    """
+    buried = 0
+    try:
+        names = os.listdir(states)
+    except OSError:
+        return 0
+    for name in names:
+        folder = states / name
+        for part in folder.glob("lock.*"):  # of one who died before he had the lock
+            _unlink_if_dead(part)
+        with suppress(OSError):
+            os.rmdir(folder)  # … or before anything else
+            buried += 1
+            continue
+        with suppress(OSError):
+            lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is_the_lock_of(folder, lock) and is_over(name, time.time() - _changed(folder)):
+                    _discard(folder)
+                    buried += 1
+            finally:
+                os.close(lock)
+    return buried
+
+
+def _changed(folder: Path) -> float:
+    return max(os.stat(path).st_mtime for path in (folder, *folder.glob("adapter")))
+
+
+def _unlink_if_dead(part: Path) -> None:
+    """Remove a file that nobody has locked; who has made it and not locked it yet makes another."""
+    with suppress(OSError):
+        lock = os.open(part, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            part.unlink()
+        finally:
+            os.close(lock)
+
+
 def remove(folder: Path) -> None:
     """Remove a folder and all below it, following no link; also what a processor made hard to remove."""
     if os.path.islink(folder):
@@ -91,7 +154,8 @@ def remove(folder: Path) -> None:
     if os.path.lexists(folder):
         import subprocess  # noqa: PLC0415 - for folders without permissions or deeper than a path may be
 
-        for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
+        # What rm can remove comes first: an input may be a link of a blob, whose mode must not change.
+        for command in (["rm", "-rf"], ["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
             subprocess.run([*command, "--", str(folder)], check=False, stderr=subprocess.DEVNULL)  # noqa: S603 - no shell
 
 

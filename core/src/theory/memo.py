@@ -1,6 +1,7 @@
 """The side door from room 5 to room 9: work that was done before is not done again.
 
-A record serves only if every blob that it names is there and whole.
+A record serves only if it is whole itself, and every blob that it names is there and whole. It is a JSON
+document that begins with its ``check``, the cid of the document without it.
 """
 
 from __future__ import annotations
@@ -10,14 +11,38 @@ import json
 from typing import TYPE_CHECKING
 
 from theory import blobs, paths, wire
-from theory.canon import CID, compact
+from theory.canon import CID, cid_of, compact
 from theory.errors import ArtifactNotFound, Damaged
 from theory.types import Artifact, MemoRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from theory.types import Job, MemoPolicy, Outcome, Processor, Scalar, Store
+    from theory.types import Job, JsonObject, MemoPolicy, Outcome, Processor, Scalar, Store
+
+_CHECK = b'{"check":"', b'",'  # what stands before and after the cid
+
+
+def sealed(document: JsonObject) -> bytes:
+    """A memo record as the store keeps it: what damages it is found."""
+    body = compact(document).encode()
+    return cid_of(body).encode().join(_CHECK) + body[1:]
+
+
+def record_of(data: bytes) -> MemoRecord:
+    """The other direction of ``sealed``.
+
+    Raises:
+        ValueError: It is damaged, or of another version.
+    """
+    begin, end = _CHECK
+    cid, found, rest = data.removeprefix(begin).partition(end)
+    if not (data.startswith(begin) and found) or cid_of(b"{" + rest).encode() != cid:
+        raise ValueError("not what was written")
+    try:
+        return wire.memo_of(json.loads(data))
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError("of another form") from error
 
 
 def remembers(processor: Processor, policy: MemoPolicy) -> bool:
@@ -37,14 +62,14 @@ def recall(
     if data is None:
         return None
     try:
-        record = wire.memo_of(json.loads(data))
+        record = record_of(data)
         outputs = tuple(dataclasses.replace(output, path=prefix + output.path) for output in record.outputs)
         if record.memo_key != memo_key or any(map(_fault, outputs)):
             return None
         for output in outputs:
             if blobs.verify(store, output.cid, cancelled=cancelled) != output.size_bytes:
                 return None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError):
         return None  # of another version, or damaged: the run that follows writes it anew
     except (ArtifactNotFound, Damaged):
         return None
@@ -76,7 +101,7 @@ def remember(
         platform=outcome.platform or job.image.platform,
         cost_micro_usd=cost_micro_usd,
     )
-    store.memo_set(job.memo_key, compact(wire.memo_document(record)).encode())
+    store.memo_set(job.memo_key, sealed(wire.memo_document(record)))
 
 
 def _fault(output: Artifact) -> bool:

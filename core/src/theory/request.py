@@ -44,6 +44,7 @@ class Request(Record):
     memo: MemoPolicy = "auto"
     execution_id: str | None = None  # of the execution that is tried again
     reserve_micro_usd: int | None = None  # None: what the entry or the adapter says
+    exclusive: bool = False  # whether nobody else who asks may write below the prefix meanwhile
 
     if not TYPE_CHECKING:  # type checkers make it up by themselves
 

@@ -67,6 +67,7 @@ class Runner(Home):
         memo: MemoPolicy = "auto",
         reserve_micro_usd: int | None = None,
         execution_id: str | None = None,
+        exclusive: bool = False,
         cancellation: Cancellation | None = None,
         listen: Listener | None = None,
     ) -> Envelope:
@@ -85,6 +86,7 @@ class Runner(Home):
             memo: ``auto``: as the determinism allows; ``on``; ``off``; ``refresh``: run, and remember anew.
             reserve_micro_usd: What to hold on the plan; what the entry says unless told.
             execution_id: Try this execution again: if it is closed, its envelope is the answer.
+            exclusive: Refuse, unless no other run that is exclusive writes below the prefix or above it.
             cancellation: Set it from any thread, and the run ends as soon as it can.
             listen: Gets events (``log``, ``token``, ``progress``, ``warning`` …) while the run goes on, one
                 at a time, in a thread of its own.
@@ -107,6 +109,7 @@ class Runner(Home):
                     memo=memo,
                     reserve_micro_usd=reserve_micro_usd,
                     execution_id=execution_id,
+                    exclusive=exclusive,
                 )
                 if execution_id is not None and (stored := self._answered(request, execution_id)) is not None:
                     return stored
@@ -139,7 +142,7 @@ class Runner(Home):
                 record = recall(self.store, job.memo_key, prefix, cancelled=cancellation.is_set)
                 if record is not None:
                     return self._serve(prepared, record), True
-            if request.execution_id is None:
+            if request.execution_id is None and not request.exclusive:
                 leaving.enter_context(lease(self.settings.home / "state", execution_id))
             return self._perform(prepared, cancellation, tell), True
 
@@ -164,12 +167,18 @@ class Runner(Home):
             execution_id=execution_id,
             reserve_micro_usd=request.reserve_micro_usd,
             found=resolved.origin == "found",
-            environ=self._secrets(),
+            environ=self.secrets(),
         )
         self.tidy_up(execution_id)
+        leaving.enter_context(self.in_use())
         states = self.settings.home / "state"
-        if request.execution_id is not None:  # a minted one is nobody else's, and a hit needs no folder
+        # A minted one is nobody else's, and a hit needs no folder; a claim is a file in it.
+        if request.execution_id is not None or request.exclusive:
             leaving.enter_context(lease(states, execution_id))
+        if request.exclusive:
+            from theory.claims import claim  # noqa: PLC0415 - few runs ask for it
+
+            leaving.enter_context(claim(states, execution_id, admission.prefix))
         folder, cache = states / execution_id, self.settings.home / "cache" / "adapters" / adapter.name
         workspace = Workspace(folder / "work", folder / "adapter", cache)
         _stop_if(cancellation)
@@ -223,7 +232,7 @@ class Runner(Home):
             made, meta = outputs.artifacts, outputs.meta
             kept = keep(job, prepared.records, adapter.name, made, outputs.staged, store, outcome=outcome)
             cost = cost_of(prepared, outcome, outputs.cost_micro_usd)
-            if not remembers(job.processor, prepared.request.memo):
+            if not remembers(job.processor, prepared.request.memo) or job.image.id.startswith("once:"):
                 pass
             elif changed(job.processor):
                 told = f"{job.processor.folder} was changed during the run, so its result is not remembered"

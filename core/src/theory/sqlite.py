@@ -197,13 +197,16 @@ class Database:
             try:
                 fresh = self._check(connection)
             except sqlite3.OperationalError:
-                if os.path.exists(f"{path}-wal") or os.access(os.path.dirname(path), os.W_OK):
+                left, shared = (os.path.exists(path + end) for end in ("-wal", "-shm"))
+                if (left and shared) or os.access(os.path.dirname(path), os.W_OK):
                     raise
-                # A WAL needs files beside it even for reading; where there are none, nothing waits in them.
-                connection.close()
-                connection = files.connections[spare] = self._connect(path, immutable=True)
-                fresh = self._check(connection)
-                files.is_immutable, files.is_wal = True, False
+                from theory.snapshot import snapshot  # noqa: PLC0415 - hardly ever
+
+                connection.close()  # a WAL needs files beside it even for reading
+                connection = snapshot(path) if left else self._connect(path, immutable=True)
+                files.connections[spare] = connection
+                self._check(connection)
+                files.is_immutable, files.is_wal = not left, False
                 return connection
             if fresh:
                 if not make:
@@ -235,13 +238,10 @@ class Database:
             connection.execute("PRAGMA checkpoint_fullfsync=ON")
 
     def _connect(self, path: str, *, immutable: bool = False) -> sqlite3.Connection:
-        name = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+        quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+        name = os.fsencode(f"file:{quoted}?immutable=1") if immutable else path
         return sqlite3.connect(
-            os.fsencode(f"file:{name}?immutable=1") if immutable else path,
-            timeout=self._patience_s,
-            isolation_level=None,
-            check_same_thread=False,
-            uri=immutable,
+            name, timeout=self._patience_s, isolation_level=None, check_same_thread=False, uri=immutable
         )
 
     def _check(self, connection: sqlite3.Connection) -> bool:

@@ -29,7 +29,12 @@ COMMANDS = {
     "show": ("theory.cli.artifacts", "Print all that is recorded of an execution."),
     "cat": ("theory.cli.artifacts", "Write the bytes of an artifact to standard output."),
     "get": ("theory.cli.artifacts", "Copy artifacts to files."),
-    "plan": ("theory.cli.plan", "Budgets: create, limit and look at plans."),
+    "explain": ("theory.cli.explain", "Say why two executions have different memo keys, or why one missed."),
+    "replay": ("theory.cli.replay", "Run an execution again from its records and compare the outputs."),
+    "verify": ("theory.cli.store", "Check that every blob and record is whole."),
+    "gc": ("theory.cli.store", "Move to the trash what nothing needs, and empty it."),
+    "keep": ("theory.cli.store", "Pin an execution or an artifact, or list the pins."),
+    "plan": ("theory.cli.plan", "Budgets: create, limit, look at and check plans."),
     "registry": ("theory.cli.registry", "Look at registries and check their entries."),
     "adapters": ("theory.cli.plugins", "List adapters and show what they can do."),
     "plugins": ("theory.cli.plugins", "List every plugin, the broken ones with the reason."),
@@ -37,6 +42,8 @@ COMMANDS = {
     "config": ("theory.cli.config", "Show each setting and where it came from."),
     "schema": ("theory.cli.config", "Print the JSON Schema of a document."),
 }
+
+_JSON = frozenset({"run", "explain", "replay", "plan", "verify", "gc"})  # which have --json
 
 
 class Commands(click.Group):
@@ -65,7 +72,7 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does, with near matches for a name that is wrong."""
-        if args and args[0] != "run":
+        if args and args[0] not in {"run", "replay"}:
             # Only a run has something to settle when it is interrupted; the others just end.
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -110,7 +117,7 @@ def run_command_line(arguments: Sequence[str], cancellation: Cancellation) -> in
         arguments: Without the program's name.
         cancellation: What a signal sets.
     """
-    as_json = "run" in arguments and any(word.partition("=")[0] == "--json" for word in arguments)
+    as_json = not _JSON.isdisjoint(arguments) and any(w.partition("=")[0] == "--json" for w in arguments)
     debug = "--debug" in arguments
     if "_THEORY_COMPLETE" in os.environ:
         theory.main(list(arguments), prog_name="theory")  # answers the shell and exits

@@ -53,4 +53,12 @@ def refuse_empty(given: Mapping[str, object]) -> None:
             raise Usage(f"{option} is empty", hint="give it a value, or leave it out")
 
 
-_SHORT = {"options": "-o", "attachments": "--attach", "registries": "--registry", "folders": "DIR"}
+_SHORT = {
+    "options": "-o",
+    "attachments": "--attach",
+    "registries": "--registry",
+    "folders": "DIR",
+    "key": "KEY",
+    "what": "A|REF",
+    "other": "B",
+}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sqlite3
 import sys
@@ -10,20 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from theory import durable
-from theory.canon import ZERO_CID
 from theory.cli.show import answer, say, table
 from theory.discovery import published
-from theory.errors import StoreFailed, TheoryError
+from theory.errors import TheoryError
+from theory.home import Home
 from theory.options import describe_options
 from theory.plugins import ADAPTERS, Plugins
-from theory.run import Runner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from theory.types import Store
+    from collections.abc import Iterator
 
 
 @click.group()
@@ -89,45 +83,24 @@ def plugins() -> int:
 def doctor() -> int:
     """Look at the surroundings and say what is wrong.
 
-    The exit status is 69 if something is.
+    Who is at work and what it holds, what the dead left, the disks, the databases, the clock and every
+    plugin; and what to do about each. It changes nothing. The exit status is 69 if something is wrong; a
+    warning is nothing wrong.
     """
     rows = list(_findings())
     table(rows, ("subject", "state", "what"))
-    return 69 if any(state != "ok" for _, state, _ in rows) else 0
-
-
-def _home(home: Path) -> str:
-    try:
-        if home.exists():
-            descriptor, path = durable.create(home)
-            os.close(descriptor)
-            durable.discard(path)
-    except OSError as error:
-        raise durable.refusal(StoreFailed, f"cannot write to {home}", error) from error
-    return str(home)
-
-
-def _store(store: Store) -> str:
-    store.has([ZERO_CID])  # a store that cannot be read says so
-    return store.url
+    return 69 if any(state == "wrong" for _, state, _ in rows) else 0
 
 
 def _findings() -> Iterator[tuple[str, str, str]]:
+    from theory.doctor import signs  # noqa: PLC0415 - not for its neighbours
+
     yield "python", "ok", f"{platform.python_version()} at {sys.executable}"
     yield "sqlite", "ok", sqlite3.sqlite_version
-    with Runner() as runner:
-        probes: tuple[tuple[str, Callable[[], str]], ...] = (
-            ("home", lambda: _home(runner.settings.home)),
-            ("store", lambda: _store(runner.store)),
-            ("ledger", lambda: f"{len(runner.ledger.plans())} plans"),
-            ("registries", lambda: f"{sum(1 for s in runner.sources for _ in s.refs())} entries"),
-        )
-        for subject, probe in probes:
-            try:
-                yield subject, "ok", probe()
-            except TheoryError as error:
-                yield subject, "wrong", f"{error.message}: {error.hint}"
-        for name, finding in runner.plugins.diagnose():
+    with Home() as home:
+        for sign in signs(home):
+            yield sign.subject, sign.state, f"{sign.message}{f': {sign.hint}' if sign.hint else ''}"
+        for name, finding in home.plugins.diagnose():
             state = "ok" if finding.ok else "wrong"
             hint = f": {finding.hint}" if finding.hint and not finding.ok else ""
             yield f"{name}: {finding.subject}", state, finding.message + hint

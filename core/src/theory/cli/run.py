@@ -72,6 +72,11 @@ _OPTIONS_HINT = 'write {"key": 1}; -o KEY=VALUE spares the shell\'s quoting'
 @click.option(
     "--execution-id", metavar="ID", help="Try an execution again, or get its envelope if it is closed."
 )
+@click.option(
+    "--exclusive",
+    is_flag=True,
+    help="Refuse (exit 5) while another run with --exclusive has this write prefix, or one in or above it.",
+)
 @store_option
 @click.option(
     "--registry", "registries", metavar="DIR", multiple=True, help="A registry to ask first; repeatable."
@@ -91,17 +96,17 @@ def run(cancellation: Cancellation, /, **given: Any) -> int:  # noqa: ANN401 - a
     refuse_empty(given)
     settings = settings_of(given["store"], given["registries"])
     _check_targets(given, settings.write_prefix)
-    attachments = _attachments(given["attachments"], given["inputs_json"])
+    attachments = attachments_given(given["attachments"], given["inputs_json"])
     with Runner(settings, debug=debug) as runner:
         ref, options, memo, reserve = (
             _ref(given),
-            _options(given),
+            options_given(given),
             _memo(given),
             _amount(given["reserve_usd"]),
         )
         envelope = runner.run(
             ref,
-            _inputs(given["inputs_json"], cancellation),
+            inputs_given(given["inputs_json"], cancellation),
             attachments=attachments,
             adapter=given["adapter"],
             options=options,
@@ -112,6 +117,7 @@ def run(cancellation: Cancellation, /, **given: Any) -> int:  # noqa: ANN401 - a
             memo=memo,
             reserve_micro_usd=reserve,
             execution_id=given["execution_id"],
+            exclusive=given["exclusive"],
             cancellation=cancellation,
             listen=events,
         )
@@ -135,7 +141,12 @@ def _ref(given: dict[str, Any]) -> str:
     return str(argument or option)
 
 
-def _inputs(text: str, cancellation: Cancellation) -> str | bytes:
+def inputs_given(text: str, cancellation: Cancellation) -> str | bytes:
+    """What ``--inputs-json`` says, or what the file or standard input says that it names.
+
+    Raises:
+        BadInputs: That cannot be read.
+    """
     if text != "-" and not text.startswith("@"):
         return text
     try:
@@ -155,7 +166,12 @@ def _inputs(text: str, cancellation: Cancellation) -> str | bytes:
         ) from None
 
 
-def _attachments(texts: tuple[str, ...], inputs: str) -> dict[str, str]:
+def attachments_given(texts: tuple[str, ...], inputs: str) -> dict[str, str]:
+    """The sources of ``--attach``, by name.
+
+    Raises:
+        Usage: One is not ``NAME=PATH``, a name comes twice, or standard input would be read twice.
+    """
     attachments: dict[str, str] = {}
     for text in texts:
         name, equals, source = text.partition("=")
@@ -171,7 +187,12 @@ def _attachments(texts: tuple[str, ...], inputs: str) -> dict[str, str]:
     return attachments
 
 
-def _options(given: dict[str, Any]) -> JsonObject:
+def options_given(given: dict[str, Any]) -> JsonObject:
+    """The adapter's options, of ``--adapter-opts-json`` and of each ``-o``.
+
+    Raises:
+        BadAdapterOptions: They are no JSON object, or one is given twice.
+    """
     try:
         options = parse_json(given["adapter_opts_json"])
     except BadJson as error:
@@ -191,7 +212,7 @@ def _options(given: dict[str, Any]) -> JsonObject:
                 hint="say it once, with -o or in --adapter-opts-json",
             )
         options[key] = value
-    return {**options, "build": True} if given["build"] else options
+    return {**options, "build": True} if given.get("build") else options
 
 
 def _memo(given: dict[str, Any]) -> MemoPolicy:

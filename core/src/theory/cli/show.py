@@ -40,6 +40,12 @@ def answer(document: object, *, as_json: bool) -> None:
     _write(_safe(text))
 
 
+def tell(lines: Iterable[str]) -> None:
+    """Lines for people who asked for them, on stdout, one after another."""
+    for line in lines:
+        _write(clean(line))
+
+
 def _write(text: str) -> None:
     """Lines on stdout, in UTF-8 whatever the locale is."""
     with standard_output() as stream:

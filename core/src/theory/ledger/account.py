@@ -276,11 +276,14 @@ class Books:
         """Put right what was charged when the reservation expired under its owner; the amount charged.
 
         A correction was told all that the execution cost, so after one only a larger cost changes anything.
+        Where nothing expired, another thread has just given the reservation back.
         """
         id_, plan, actual = closing.execution_id, closing.plan, closing.actual_micro_usd
+        rows = [(kind, payload) for where, kind, payload in self._events(id_, CHARGES) if where == plan]
+        if not any(kind == "budget.expire" for kind, _ in rows):
+            return self._settle(closing, None)
         if actual is None:
             return reserved
-        rows = [(kind, payload) for where, kind, payload in self._events(id_, CHARGES) if where == plan]
         corrected = any(kind == "budget.correct" for kind, _ in rows)
         self._put_right(plan, id_, actual, max(0, actual - charged(rows)) if corrected else actual - reserved)
         return actual

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from theory.canon import MAX_INTEGER, event_hash
 from theory.record import Record
@@ -27,6 +27,8 @@ Kind: TypeAlias = Literal[
 ]
 
 EVENT_COLUMNS = "plan, seq, ts, kind, execution_id, payload, prev, hash"
+EventRow: TypeAlias = "tuple[str, int, int, Kind, str | None, str, str, str]"  # of these columns
+CLOSING_KINDS = frozenset({"execution.success", "execution.failure", "execution.memo_hit"})
 
 
 def micro(seconds: float) -> int:
@@ -52,10 +54,7 @@ class Event(Record):
 
     def is_whole(self) -> bool:
         """Whether it has its hash."""
-        try:
-            return self.computed_hash() == self.hash
-        except (TypeError, ValueError):  # damage may make other types of its columns
-            return False
+        return is_whole(self.__values__(self))
 
 
 def hash_of(
@@ -86,42 +85,77 @@ class PlanState(Record):
     head: str  # hash of the last event
 
 
-def faults(events: Iterable[Event], state: PlanState) -> Iterator[str]:
-    """What is wrong with a plan: its chain, or its row, which must be what the events add up to.
+class Tally:
+    """What the events of one plan add up to, taken one after another from the first.
 
     Finds a change, a removal or a swap of any event whose successors were not all rewritten; a rewrite of the
     whole chain is found only by comparing its head with one that was kept elsewhere.
     """
-    seq, head, limit, reserved, spent = 0, "", None, 0, 0
-    for event in events:
-        seq += 1
-        if event.seq != seq:
-            yield f"event {seq} is missing; the next is {event.seq}"
-            seq = event.seq
-        if event.plan != state.key:
-            yield f"event {seq} belongs to another plan"
-        if event.prev != head:
-            yield f"event {seq} does not follow the one before it"
-        if not event.is_whole():
-            yield f"event {seq} was changed: its content does not have its hash"
-        head = event.hash
-        try:
-            payload = json.loads(event.payload)
-            reserved += _reserved(event.kind, payload)
-            spent = counted(spent, _spent(event.kind, payload))
-            if event.kind in {"plan.create", "plan.limit"}:
-                limit = payload["limit_micro_usd"]
-        except (ValueError, KeyError, TypeError):
-            yield f"event {seq} has a payload that does not fit {event.kind}"
-    for what, row, told in (
-        ("number of events", state.events, seq),
-        ("head", state.head, head),
-        ("limit", state.limit_micro_usd, limit),
-        ("reserved", state.reserved_micro_usd, reserved),
-        ("spent", state.spent_micro_usd, spent),
-    ):
-        if row != told:
-            yield f"the plan's row has {what} {row}, and its events say {told}"
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.seq, self.head = 0, ""
+        self.limit: int | None = None
+        self.reserved = self.spent = 0  # micro-USD
+        self.open: dict[str | None, int] = {}  # micro-USD that are held and not closed, by execution
+
+    def take(self, row: EventRow) -> tuple[str, ...]:
+        """Count the next event, a row of ``EVENT_COLUMNS``; what is wrong with it."""
+        plan, seq, _, kind, execution_id, payload, prev, digest = row
+        self.seq += 1
+        found: tuple[str, ...] = ()
+        if seq != self.seq or plan != self.key or prev != self.head or not is_whole(row):
+            found = tuple(self._faults(row))
+        self.head = digest
+        if kind not in CLOSING_KINDS:  # those move nothing
+            try:
+                self._count(kind, execution_id, json.loads(payload))
+            except (ValueError, KeyError, TypeError):
+                return (*found, f"event {self.seq} has a payload that does not fit {kind}")
+        return found
+
+    def differs(self, state: PlanState) -> Iterator[str]:
+        """Where the plan's row is not what its events add up to."""
+        for what, row, told in (
+            ("number of events", state.events, self.seq),
+            ("head", state.head, self.head),
+            ("limit", state.limit_micro_usd, self.limit),
+            ("reserved", state.reserved_micro_usd, self.reserved),
+            ("spent", state.spent_micro_usd, self.spent),
+        ):
+            if type(row) is not type(told) or row != told:
+                yield f"the plan's row has {what} {row}, and its events say {told}"
+
+    def _faults(self, row: EventRow) -> Iterator[str]:
+        plan, seq, _, _, _, _, prev, _ = row
+        if seq != self.seq:
+            yield f"event {self.seq} is missing; the next is {seq}"
+            self.seq = seq if type(seq) is int else self.seq
+        if plan != self.key:
+            yield f"event {self.seq} belongs to another plan"
+        if prev != self.head:
+            yield f"event {self.seq} does not follow the one before it"
+        if not is_whole(row):
+            yield f"event {self.seq} was changed: its content does not have its hash"
+
+    def _count(self, kind: Kind, execution_id: str | None, payload: JsonObject) -> None:
+        reserved = _reserved(kind, payload)
+        self.reserved += reserved
+        self.spent = counted(self.spent, _spent(kind, payload))
+        if reserved > 0:
+            self.open[execution_id] = reserved
+        elif reserved < 0:
+            self.open.pop(execution_id, None)
+        elif kind in {"plan.create", "plan.limit"}:
+            self.limit = cast("int | None", payload["limit_micro_usd"])
+
+
+def is_whole(row: EventRow) -> bool:
+    """Whether an event has its hash."""
+    try:
+        return hash_of(*row[:-1]) == row[-1]
+    except (TypeError, ValueError):  # damage may make other types of its columns
+        return False
 
 
 def _reserved(kind: Kind, payload: JsonObject) -> int:

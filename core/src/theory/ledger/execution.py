@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 from dataclasses import field
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from theory import record
 from theory.canon import canonical, compact
 from theory.errors import Internal, LedgerFailed
+from theory.ledger.chain import EVENT_COLUMNS, Event
+from theory.ledger.database import CLOSINGS
 from theory.paths import quoted
+from theory.wire import artifact_document
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-    from theory.ledger.chain import Event
     from theory.types import Artifact, Json, JsonObject
 
 MAX_ENVELOPE_BYTES = 64 * 1024  # of JSON kept in the closing event; docs/reference/formats.md
+
+_PAGE, _PAGES = 500, 100  # closing events that are read at a time, and how often, in search of a ref's
 
 ClosingKind: TypeAlias = Literal["execution.success", "execution.failure", "execution.memo_hit"]
 
@@ -42,6 +46,7 @@ class Closing(record.Record):
         default_factory=dict
     )  # role -> cid of what a replay or explanation needs
     envelope_cid: str | None = None  # where the envelope is kept as a blob, because it does not fit here
+    write_prefix: str = ""  # below which the outputs are named
 
     def payload(self, actual_micro_usd: int, *, estimated: bool) -> str:
         """The content of the closing event, in canonical spelling.
@@ -58,7 +63,11 @@ class Closing(record.Record):
             "estimated": estimated,
             "started_ts": round(self.started_at * 1_000_000),
             "blobs": dict(self.blobs),
+            "write_prefix": self.write_prefix,
         }
+        more = self._further_names()
+        if fits(more):
+            content.update(more)
         if self.envelope_cid is None:
             content["envelope"] = self.envelope
         else:
@@ -67,6 +76,12 @@ class Closing(record.Record):
         if self.envelope_cid is None and len(data) > MAX_ENVELOPE_BYTES and not fits(self.envelope):
             raise Internal(f"the envelope of execution {self.execution_id} is too large for the ledger")
         return data.decode()
+
+    def _further_names(self) -> JsonObject:
+        """What it names and the envelope does not list, so that the chain tells of every name."""
+        outputs = cast("list[JsonObject]", self.envelope.get("outputs", []))
+        listed = {output["path"] for output in outputs}
+        return {"names": [artifact_document(name) for name in self.names if name.path not in listed]}
 
 
 class Record(record.Record):
@@ -87,6 +102,7 @@ class Record(record.Record):
     envelope: JsonObject | None  # None: it is the blob envelope_cid
     envelope_cid: str | None
     blobs: Mapping[str, str]
+    write_prefix: str  # of its outputs; empty where an older theory closed it
 
     @classmethod
     def of(cls, event: Event) -> Record:
@@ -118,11 +134,38 @@ class Record(record.Record):
             envelope=content.get("envelope"),
             envelope_cid=content.get("envelope_cid"),
             blobs=content["blobs"],
+            write_prefix=content.get("write_prefix", ""),
         )
 
 
+def executions_of(read: Callable[..., list[Any]], ref: str) -> Iterator[Record]:
+    """The last executions of a ref, the newest first; those far back in a long ledger are left out.
+
+    Args:
+        read: The rows of one query, ``Ledger.read``.
+        ref: Whose executions.
+
+    Raises:
+        LedgerFailed: One is not what was written.
+    """
+    last, mark = 2**63 - 1, f'"ref":"{ref}"'
+    query = (
+        f"SELECT {EVENT_COLUMNS}, id FROM events WHERE {CLOSINGS} AND id < ? ORDER BY id DESC LIMIT {_PAGE}"  # noqa: S608 - constants
+    )
+    for _ in range(_PAGES):
+        rows = read(query, (last,))
+        for row in rows:
+            if mark in row[5]:
+                record = Record.of(Event(*row[:-1]))
+                if record.ref == ref:
+                    yield record
+        if not rows:
+            return
+        last = rows[-1][-1]
+
+
 def fits(envelope: Mapping[str, Json]) -> bool:
-    """Whether the closing event may keep this envelope; one that does not fit goes to the store first.
+    """Whether the closing event may keep this document; an envelope that does not fit goes to the store.
 
     Its compact and its canonical JSON differ in length only where a number is spelled differently.
     """

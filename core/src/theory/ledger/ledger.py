@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from theory.errors import ArtifactNotFound, Internal, LedgerFailed, TheoryError, Usage
 from theory.ledger.account import SELECT_HOLD, SELECT_PLAN, Books, Hold, check_amount, is_amount, is_text
-from theory.ledger.chain import EVENT_COLUMNS, Event, PlanState, faults, micro
+from theory.ledger.chain import EVENT_COLUMNS, Event, PlanState, micro
 from theory.ledger.database import CLOSINGS, LAYOUT
 from theory.ledger.execution import Closing, Record
-from theory.ledger.owner import Owner
+from theory.ledger.owner import Fate, Owner
 from theory.paths import quoted
 from theory.request import check_plan_key
 from theory.sqlite import PATIENCE_S, Database
@@ -24,7 +24,7 @@ from theory.types import Artifact
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from theory.ledger.heartbeat import Heartbeat
@@ -58,6 +58,7 @@ class Ledger:
         clock: Callable[[], float] = time.time,
         patience_s: float = PATIENCE_S,
         owner: Owner | None = None,
+        make: bool = True,
     ) -> None:
         """Open the file at once, and make it where there is none.
 
@@ -66,10 +67,12 @@ class Ledger:
             clock: Seconds since the epoch.
             patience_s: How long to wait for another process that writes.
             owner: Who holds what is reserved here; None: this process.
+            make: False: only look, at a file that may not be there.
         """
         self._clock = clock
         self._database = Database(path, LAYOUT, patience_s)
-        self._database.open()
+        if make:
+            self._database.open()
         self._given_owner = owner
         self._owner: Owner | None = None
         self._pid = os.getpid()
@@ -163,28 +166,15 @@ class Ledger:
             seq = rows[-1][1]
 
     def check_chain(self, key: str) -> tuple[str, ...]:
-        """What is wrong with a plan; empty if its chain is whole and its row is what the events add up to.
+        """What is wrong with a plan; empty if its chain is whole and its row is what the events add up to."""
+        from theory.ledger.audit import audit  # noqa: PLC0415 - no run asks
 
-        Raises:
-            ArtifactNotFound: There is no such plan.
-        """
-        state = self.plan(key)
-        # Others may write meanwhile.
-        seen = (event for event in self.events(key) if event.seq <= state.events)
-        found = list(faults(seen, state))
-        events, last, reserved, held = self._database.read(
-            "SELECT events, (SELECT max(seq) FROM events AS e WHERE e.plan = plans.key), reserved_micro_usd,"
-            " (SELECT coalesce(sum(amount_micro_usd), 0) FROM reservations AS r WHERE r.plan = plans.key)"
-            " FROM plans WHERE key = ?",
-            (key,),
-        )[0]
-        if events != last:
-            found.append(f"the plan's row has {events} events, and the last that is there is {last}")
-        if reserved != held:
-            found.append(
-                f"the plan's row has reserved {reserved}, and its open reservations add up to {held}"
-            )
-        return tuple(found)
+        found = audit(self.read, key).faults
+        return tuple(fault.removeprefix(f"plan {quoted(key)}: ") for fault in found)
+
+    def read(self, query: str, values: Sequence[object] = ()) -> list[Any]:
+        """The rows of one query, for who looks at all of it: ``audit`` and ``report``."""
+        return self._database.read(query, values)
 
     # ------------------------------------------------------------ reservations
 
@@ -254,7 +244,16 @@ class Ledger:
         if held:
             self._write(put_off)
 
+    def holds(self) -> tuple[tuple[Hold, Fate], ...]:
+        """All open reservations by execution, and what has become of who holds each."""
+        rows = self._database.read(f"{SELECT_HOLD} ORDER BY execution_id")
+        return tuple((hold, hold.owner.fate(self._here())) for hold in map(Hold.of, rows))
+
     def reconcile(self, *, keep: str | None = None) -> tuple[str, ...]:
+        """Close what the dead still hold; the executions whose reservations were closed, by id."""
+        return tuple(hold.execution_id for hold in self.close_the_dead(keep=keep))
+
+    def close_the_dead(self, *, keep: str | None = None) -> tuple[Hold, ...]:
         """Close what the dead still hold, in full and marked as estimated, for they may have spent it.
 
         A process of this machine is dead when it is gone, whatever the clock says. Of any other only the
@@ -264,19 +263,19 @@ class Ledger:
             keep: The execution that is being retried just now: its reservation is taken over instead.
 
         Returns:
-            The executions whose reservations were closed, by id.
+            The reservations that were closed, by execution.
         """
         query = f"{SELECT_HOLD} ORDER BY execution_id"
 
-        def lost(rows: Iterable[Any], now: int) -> list[Hold]:
+        def lost(rows: Iterable[Any], now: int) -> tuple[Hold, ...]:
             holds = [hold for hold in map(Hold.of, rows) if hold.execution_id != keep]
-            return [hold for hold in holds if not hold.lives(self._here(), now)]
+            return tuple(hold for hold in holds if not hold.lives(self._here(), now))
 
-        def end(books: Books) -> tuple[str, ...]:
+        def end(books: Books) -> tuple[Hold, ...]:
             found = lost(books.connection.execute(query).fetchall(), books.now)
             for hold in found:
                 books.end(hold, "budget.expire")
-            return tuple(hold.execution_id for hold in found)
+            return found
 
         return self._write(end) if lost(self._database.read(query), micro(self._clock())) else ()
 

@@ -7,9 +7,11 @@ Source: proc(5): ``/proc/sys/kernel/random/boot_id``, ``/proc/<pid>/ns/pid``, ``
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from theory.record import Record
+
+Fate: TypeAlias = Literal["alive", "dead", "unknown"]
 
 _DEAD_STATES = frozenset({"Z", "X", "x"})  # a zombie runs nothing any more; it only waits for its parent
 
@@ -31,7 +33,7 @@ class Owner(Record):
         pid = os.getpid()
         return cls(_boot(), _namespace(), pid, _stat(pid)[1])
 
-    def fate(self, here: Owner) -> Literal["alive", "dead", "unknown"]:
+    def fate(self, here: Owner) -> Fate:
         """What has become of this owner, as seen from the process ``here``.
 
         Unknown where its boot or pid namespace is not ours: its pid means nothing here.
