@@ -1,4 +1,4 @@
-"""A bench for the adapter ``local``, and images that differ from the usual one in what they say of themselves."""
+"""A bench for the adapter ``local``, and images that say other things of themselves than the usual one."""
 
 from __future__ import annotations
 
