@@ -15,6 +15,7 @@ NAMES = {  # and their arguments: about twenty minutes in all
     "small_files": [],
     "ledger": [],
     "profile": ["200"],
+    "containers": [],
     "upkeep": [],
 }
 

@@ -24,6 +24,7 @@ from rounds import compare, ratio
 
 from theory import Runner, Success
 from theory_adapter_local.engine.client import engine_of
+from theory_adapter_local.engine.faults import DockerUnavailable
 
 if TYPE_CHECKING:
     from theory.types import JsonObject
@@ -41,11 +42,15 @@ AT_ONCE, COUNT = 20, 60
 def main() -> None:
     """Measure."""
     cwltool = os.path.abspath(sys.argv[1]) if len(sys.argv) > 1 else shutil.which("cwltool")
+    try:
+        engine = engine_of()
+    except DockerUnavailable as error:
+        print(f"{error.message}: {error.hint}")
+        return
     with tempfile.TemporaryDirectory() as folder:
         os.environ["THEORY_HOME"] = f"{folder}/home"
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         with Runner() as runner:
-            engine = engine_of()
             image = built(runner)
             before = left(engine)
             cold(Path(folder), image, cwltool)
