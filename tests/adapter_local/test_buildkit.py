@@ -11,7 +11,7 @@ import pytest
 
 from adapter_local.imagery import PATIENCE_S, Studio
 from theory import errors
-from theory.testing.channel import RecordingChannel
+from theory.testing.channel import RecordingChannel, Stream
 from theory_adapter_local.cancelled import Cancelled
 from theory_adapter_local.images.buildkit import has_buildx
 
@@ -124,3 +124,23 @@ def test_a_build_by_buildkit_can_be_cancelled(studio: Studio, base_image: str) -
     channel.cancel()
     with pytest.raises(Cancelled):
         build.within(10)
+
+
+def test_a_reader_of_the_log_that_fails_ends_the_build(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(RecordingChannel):
+        def write(self, stream: Stream, data: bytes) -> None:
+            super().write(stream, data)
+            if data == b"flood\n":
+                raise ValueError("the reader is gone")
+
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    command(folder, '[ "$2" = version ] && exec echo github.com/docker/buildx; exec yes flood >&2')
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    studio = Studio(engine, tmp_path)
+    build = studio.start(studio.tiny(), Broken())
+    with pytest.raises(ValueError, match="the reader is gone"):
+        build.within(10)
+    studio.close()

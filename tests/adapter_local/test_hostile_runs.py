@@ -311,17 +311,28 @@ def shouted(
         arguments, env=environ, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs
     ) as process:
         os.close(theirs)
-        with suppress(OSError):  # how a terminal ends
-            while portion := os.read(mine, 65536):
+        try:
+            while portion := _heard(mine):
                 said += portion
                 if b"ready" in said and not seen:
                     seen.append(engine.call("GET", f"{container}/json"))
                     seen.append(engine.call("GET", f"{container}/top", query={"ps_args": "axeww"}))
                     seen.append(command_lines())
                     engine.call("POST", f"{container}/kill", query={"signal": "SIGUSR1"})
+        except BaseException:
+            process.kill()  # or the end of this block would wait for it
+            raise
     os.close(mine)
     expect_gone(engine, name)
     return process.returncode, said, seen
+
+
+def _heard(descriptor: int) -> bytes:
+    """What is said next; nothing at the end, which a terminal tells by an error."""
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:
+        return b""
 
 
 @pytest.fixture(scope="module")

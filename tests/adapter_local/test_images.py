@@ -145,6 +145,20 @@ def test_pull_always_takes_what_the_tag_means_now(studio: Studio, registry: Regi
     assert studio.ready(processor, pull="always").ready.image.digest == newer
 
 
+def test_pull_always_without_the_registry_says_that_it_cannot_be_reached(
+    studio: Studio, registry: Registry
+) -> None:
+    registry.add("acme/tool", "1", FILES)
+    processor = studio.pulled(f"{registry.host}/acme/tool:1")
+    studio.ready(processor)
+    registry.close()
+    with pytest.raises(
+        errors.ImageNotFound, match=f"^Unable to find image '{registry.host}/acme/tool:1'$"
+    ) as raised:
+        studio.ready(processor, pull="always")
+    assert raised.value.hint.startswith(f"the engine cannot reach {registry.host}")
+
+
 def test_pull_never_asks_no_registry(studio: Studio, registry: Registry) -> None:
     registry.add("acme/tool", "1", FILES)
     name = f"{registry.host}/acme/tool:1"

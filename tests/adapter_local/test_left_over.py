@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -26,7 +27,7 @@ from theory_adapter_local.guard.orphans import (
     remove_watched,
     sweep,
 )
-from theory_adapter_local.guard.watchdog import owner_text
+from theory_adapter_local.guard.watchdog import guard_of, owner_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -358,3 +359,34 @@ def test_what_is_no_former_try_stays(
     with pytest.raises(errors.Busy, match=f"there is a container {name} already"):
         remove_former(engine, name)
     assert is_there(engine, name)
+
+
+def test_engines_that_are_found_otherwise_have_other_watchdogs() -> None:
+    def engine(**environment: str) -> Any:
+        return SimpleNamespace(host="tcp://machine:2376", environment=environment)
+
+    first = guard_of(engine(DOCKER_CERT_PATH="/a"))
+    assert guard_of(engine(DOCKER_CERT_PATH="/a")) is first
+    assert guard_of(engine(DOCKER_CERT_PATH="/b")) is not first
+
+
+def test_a_process_that_had_a_watchdog_ends_without_a_warning(engine: Engine) -> None:
+    # What the interpreter drops at its end, and when, differs from one to the next: here it is dropped last.
+    program = f"""
+import atexit
+atexit.register(lambda: (watchdog._guards.clear(), client._engines.clear()))
+from theory_adapter_local.engine import client
+from theory_adapter_local.guard import watchdog
+engine = client.engine_of()
+assert engine.version()
+watchdog.guard_of(engine).watch("theory-test-{uuid.uuid4().hex}")
+"""
+    environment = {**os.environ, **engine.environment, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", program],
+        env=environment,
+        stderr=subprocess.PIPE,
+        timeout=SOON,
+        check=True,
+    )
+    assert done.stderr == b""

@@ -153,7 +153,7 @@ def test_a_file_beyond_its_size_ends_the_command(bench: Bench) -> None:
     job = bench.job(command=("sh", "-c", "exec head -c 3000000 /dev/zero > /job/out/big"))
     outcome = bench.run(job).outcome
     assert (outcome.ended, outcome.exit_code) == ("exit", 153)
-    assert outcome.message == "it wrote a file of more than the adapter's option output_size"
+    assert outcome.message == "it wrote a larger file than -o output_size=MIB allows"
 
 
 def test_outputs_beyond_their_size_end_the_command(bench: Bench) -> None:

@@ -289,7 +289,7 @@ def test_the_doctor_tells_of_what_was_left_behind(theory: Command, tmp_path: Pat
     assert said["temporary files"][0][0] == "warning"
     assert said["temporary files"][0][1].startswith("1 in the store's tmp, 5 bytes; 1 are older than an hour")
     assert said["leases"][0][0] == "warning"
-    assert said["leases"][0][1].startswith("1 executions died and have something left in")
+    assert said["leases"][0][1].startswith("an execution died and left something in")
     assert theory("doctor").code == 69  # for the broken adapter alone: a warning is nothing wrong
 
 

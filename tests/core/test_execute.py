@@ -6,18 +6,22 @@ import itertools
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.bed import Stuck
+from core.bed import Call, Fake, Stuck, done, house
+from theory import Failure, Outcome
 from theory.cancel import Cancellation
 from theory.delivery import Delivery
 from theory.execute import MAX_LINE_BYTES, LogChannel
 from theory.redact import Redactor
 from theory.testing.channel import Later
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def hear(
@@ -206,3 +210,16 @@ def test_what_comes_after_the_end_is_not_taken() -> None:
         channel.close()
         channel.write("stdout", b"late\n")
     assert (heard, channel.tail()) == ([], "")
+
+
+def test_what_an_adapter_notes_is_not_the_commands_last_word(tmp_path: Path) -> None:
+    def act(call: Call) -> Outcome:
+        call.channel.started()
+        call.channel.write("stderr", b"bad\ntheory: the container is kept\n")
+        return done(exit_code=42)
+
+    with house(tmp_path, Fake(act=act)) as runner:
+        envelope = runner.run("test/thing@1")
+    assert isinstance(envelope, Failure)
+    assert envelope.message.endswith("ended with exit status 42: bad")
+    assert envelope.meta["log_tail"] == "bad\ntheory: the container is kept"

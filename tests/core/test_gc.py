@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -450,6 +452,16 @@ def test_a_record_that_cannot_be_read_stops_it(runner: Runner) -> None:
     assert store.has(put(runner, SMALL))
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_an_event_that_is_not_what_was_written_stops_it(runner: Runner, dry_run: bool) -> None:
+    run(runner, 1, 2)
+    with closing(sqlite3.connect(runner.settings.home / "ledger.db", isolation_level=None)) as raw:
+        raw.execute("DROP TRIGGER events_stay")
+        raw.execute("UPDATE events SET payload = '{' WHERE kind = 'execution.success'")
+    with pytest.raises(Damaged, match=r"the record of execution .* is damaged"):
+        collect(runner, policy=Policy(keep_last=1), dry_run=dry_run)
+
+
 # ---------------------------------------------------------------- what the dead left
 
 
@@ -558,6 +570,7 @@ def test_the_commands_do_all_that(theory: Command) -> None:
     theory("keep", OUTPUT).ok()
     assert [line.split()[0] for line in theory("keep").ok().out.splitlines()] == [OUTPUT, first]
     assert theory("gc", "--keep-last", "0", "--dry-run", "--json").ok().line["executions"] == 1
+    assert "that would give up their files: 1" in theory("gc", "--keep-last", "0", "--dry-run").ok().out
     told = theory("gc", "--keep-last", "0", "--grace", "0").ok().out
     assert "gave up their files: 1" in told
     assert "deleted: " in told

@@ -121,6 +121,12 @@ def test_a_home_that_cannot_be_written_is_a_named_error(tmp_path: Path) -> None:
         pass
 
 
+def test_a_home_whose_link_leads_nowhere_is_a_named_error(tmp_path: Path) -> None:
+    (tmp_path / "state").symlink_to(tmp_path / "unmounted" / "state")
+    with pytest.raises(StoreFailed, match="cannot make the folder"), lease(tmp_path / "state", ID):
+        pass
+
+
 def test_what_a_processor_made_hard_to_remove_is_removed(tmp_path: Path) -> None:
     top = tmp_path / "work"
     (top / "locked" / "below").mkdir(parents=True)

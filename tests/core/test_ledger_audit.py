@@ -15,11 +15,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from theory.canon import event_hash
-from theory.errors import ArtifactNotFound, Usage
+from theory.errors import ArtifactNotFound, LedgerFailed, Usage
 from theory.ledger import Closing, Ledger
 from theory.ledger.audit import MOST, Audit, Checkpoint, Mark, audit, checkpoint
 from theory.ledger.chain import EVENT_COLUMNS, Tally
+from theory.ledger.execution import executions_of
 from theory.ledger.owner import Owner
+from theory.ledger.report import report
+from theory.ledger.upkeep import Upkeep
+from theory.sqlite import Database
 from theory.types import Artifact
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - these need no disk, and a sync costs nothing there
@@ -496,3 +500,48 @@ def test_what_is_no_checkpoint_is_refused(text: str) -> None:
     assert Checkpoint.parse(json.dumps(GOOD)).document() == GOOD
     with pytest.raises(Usage, match="what --against names is no checkpoint"):
         Checkpoint.parse(text)
+
+
+@pytest.mark.parametrize(
+    "walk",
+    [
+        lambda ledger, _: list(ledger.events("p")),
+        lambda ledger, _: list(ledger.names("/artifacts/")),
+        lambda ledger, _: report(ledger.read),
+        lambda ledger, _: list(executions_of(ledger.read, "text/wordcount@1")),
+        lambda ledger, _: checkpoint(ledger.read),
+        lambda _, upkeep: list(upkeep.closings()),
+        lambda _, upkeep: list(upkeep.names()),
+    ],
+    ids=["events", "names", "report", "executions", "checkpoint", "closings", "all names"],
+)
+def test_an_index_that_leads_in_circles_is_told_and_not_followed_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, walk: Callable[[Ledger, Upkeep], object]
+) -> None:
+    with Ledger(tmp_path / "ledger.db") as ledger, closing(Upkeep(tmp_path / "ledger.db")) as upkeep:
+        ledger.ensure_plan("p")
+        ledger.settle(closing_of("e1", "p", 1))
+        honest = Database.read
+        asked: dict[str, list[Sequence[object]]] = {}
+
+        def circling(database: Database, query: str, values: Sequence[object] = ()) -> list[Any]:
+            former = asked.setdefault(query.replace(">=", ">"), [])
+            former.append(values)
+            assert len(former) < 100, "it goes round and round"
+            return honest(database, query, former[0])
+
+        monkeypatch.setattr(Database, "read", circling)
+        with pytest.raises(LedgerFailed, match="the ledger is damaged: its rows are not in their order"):
+            walk(ledger, upkeep)
+
+
+def test_an_audit_tells_of_an_index_that_leads_in_circles(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        ledger.ensure_plan("p")
+        first: dict[str, Sequence[object]] = {}
+
+        def circling(query: str, values: Sequence[object] = ()) -> list[Any]:
+            return ledger.read(query, first.setdefault(query, values))
+
+        for key in (None, "p"):
+            assert "the ledger is damaged: its rows are not in their order" in audit(circling, key).faults

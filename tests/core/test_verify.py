@@ -15,9 +15,10 @@ import pytest
 
 from core.bed import Fake, done, good, house
 from theory import blobs
-from theory.errors import Damaged
+from theory.errors import Damaged, StoreFailed
 from theory.filestore import FileStore
 from theory.gc import upkeep_of
+from theory.lockfile import LockFile
 from theory.memo import recall
 from theory.repair import repair
 from theory.trash import Trash
@@ -454,3 +455,20 @@ def test_the_store_of_a_plugin_is_looked_at_as_well(runner: Runner) -> None:
         found["input"]: "missing",
     }
     assert report == dataclasses.replace(look(runner), faults=report.faults)
+
+
+def test_a_database_that_another_process_does_not_let_go_of_is_told(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(runner)
+    store = folder_of(runner)
+    found = Report("full", 0, 0, 0, 0, (Fault("database", store.url, "damaged", "a page of it"),))
+    monkeypatch.setattr("theory.repair.PATIENCE_S", 0)
+    with (
+        closing(LockFile(f"{store.database.path}-lock")) as lock,
+        lock.held(0),
+        pytest.raises(StoreFailed, match=r"cannot repair .*small\.db"),
+    ):
+        repair(store, found)
+    assert repair(store, found).keys() == {str(store.database.path)}
+    assert verify(store, runner.ledger, runner.upkeep, full=True).faults == ()

@@ -10,7 +10,7 @@ import sqlite3
 import stat
 import time
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from theory.canon import ZERO_CID
 from theory.claims import claimed
@@ -40,8 +40,6 @@ _NETWORK = frozenset(
 _LEAST_FREE_BYTES = 256 * 1024 * 1024
 _OLD_S = 3600.0  # a temporary file that nobody has written to for so long is hardly on its way in
 _MANY = 20  # lines of one kind that are told one by one
-# How a file is written: 2 is WAL. Source: https://sqlite.org/fileformat.html, 1.3.3
-_WRITE_VERSION = 18
 
 
 class Sign(Record):
@@ -111,7 +109,7 @@ def _store(home: Home) -> Iterator[Sign]:
     if not isinstance(store, FileStore) or not store.root.exists():
         return
     yield from _disk("store's disk", store.root, "choose a store on a local disk: --store or THEORY_STORE")
-    yield from _mode("store's SQLite", store.root / "small.db")
+    yield from _mode("store's SQLite", store.database.read)
     sizes, old = [], 0
     for entry in _entries(store.root / "tmp"):
         sizes.append(entry.st_size)
@@ -139,14 +137,10 @@ def _entries(folder: Path) -> Iterator[os.stat_result]:
             yield found
 
 
-def _mode(subject: str, database: Path) -> Iterator[Sign]:
-    try:
-        with open(database, "rb") as file:
-            head = file.read(_WRITE_VERSION + 1)
-    except OSError:
-        return
-    mode = "WAL" if head[_WRITE_VERSION:] == b"\2" else "rollback"
-    yield Sign(subject, "ok", f"{sqlite3.sqlite_version}, {mode} journal")
+def _mode(subject: str, read: Callable[[str], list[Any]]) -> Iterator[Sign]:
+    for (mode,) in read("PRAGMA journal_mode"):  # nothing where there is no file
+        kind = "WAL" if mode == "wal" else "rollback"
+        yield Sign(subject, "ok", f"{sqlite3.sqlite_version}, {kind} journal")
 
 
 # ---------------------------------------------------------------- the ledger
@@ -155,7 +149,7 @@ def _mode(subject: str, database: Path) -> Iterator[Sign]:
 def _ledger(folder: Path, clock: Callable[[], float]) -> Iterator[Sign]:
     with Ledger(folder / "ledger.db", make=False) as ledger:
         yield Sign("ledger", "ok", f"{len(ledger.plans())} plans")
-        yield from _mode("ledger's SQLite", folder / "ledger.db")
+        yield from _mode("ledger's SQLite", ledger.read)
         yield from _clock(ledger, clock())
         yield from _reservations(ledger)
 
@@ -213,7 +207,8 @@ def _leases(states: Path) -> Iterator[Sign]:
         yield Sign("lease", "ok", f"execution {name} is running{alone}", hint)
     left = len(names) - len(held)
     if left:
-        what = f"{left} executions died and have something left in {states}"
+        who = f"{left} executions" if left > 1 else "an execution"
+        what = f"{who} died and left something in {states}"
         hint = "theory run REF --execution-id ID tries one again; a run removes what no retry needs"
         yield Sign("leases", "warning", what, hint)
     if len(held) > _MANY or not held:

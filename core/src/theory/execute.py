@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from theory.redact import Redactor
     from theory.types import Job, JsonObject, Outcome, Scalar, Secrets, Workspace
 
+NOTE = "theory: "  # begins what an adapter adds to the log by itself; it is never the command's last word
 MAX_LINE_BYTES = 64 * 1024  # a longer line is shown in pieces and is no event
 ENDED = ("exit", "timeout", "oom", "cancelled")
 TAIL_LINES = 40
@@ -169,7 +170,8 @@ def check_outcome(job: Job, outcome: Outcome, channel: LogChannel, signal: int |
             meta=meta,
         )
     if outcome.exit_code != 0:
-        last = next((line for line in reversed(channel.tail().splitlines()) if line.strip()), "")
+        lines = (line for line in reversed(channel.tail().splitlines()) if line.strip())
+        last = next((line for line in lines if not line.startswith(NOTE)), "")
         said = f": {printable(last)}" if last and not detail else detail
         raise ProcessorFailed(
             f"{ref} ended with exit status {outcome.exit_code}{said}",

@@ -6,6 +6,7 @@ What is compared are the preimages of the keys, which every execution keeps (doc
 from __future__ import annotations
 
 import tempfile
+from contextlib import ExitStack, suppress
 from itertools import dropwhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -14,7 +15,7 @@ from theory import blobs
 from theory.admit import admit
 from theory.artifacts import materialize
 from theory.canon import canonical, escape_pointer, parse_json
-from theory.errors import ArtifactNotFound
+from theory.errors import ArtifactNotFound, StoreFailed
 from theory.inputs import check_inputs
 from theory.job import plan_job
 from theory.ledger.execution import executions_of
@@ -195,7 +196,9 @@ def _planned(home: Home, request: Request) -> Work:
         found=resolved.origin == "found",
         environ=home.secrets(),
     )
-    with tempfile.TemporaryDirectory(prefix="theory-") as folder:
+    with ExitStack() as leaving, tempfile.TemporaryDirectory(prefix="theory-") as folder:
+        with suppress(StoreFailed):  # who may only read looks all the same
+            leaving.enter_context(home.in_use())
         document, artifacts = materialize(
             inputs,
             cast("Store", _Scratch(home.store, Path(folder))),

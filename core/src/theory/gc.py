@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from theory.home import Home
+    from theory.ledger.chain import Event
     from theory.ledger.upkeep import Upkeep
 
 GRACE_S = 3600.0  # time for second thoughts; safety does not depend on it
@@ -127,7 +128,8 @@ def compact(home: Home) -> int:
         unused = unused_bytes(store)
         try:
             with (
-                LockFile(f"{path}-lock").held(PATIENCE_S),
+                closing(LockFile(f"{path}-lock")) as lock,
+                lock.held(PATIENCE_S),
                 closing(sqlite3.connect(path, timeout=PATIENCE_S, isolation_level=None)) as connection,
             ):
                 connection.execute("VACUUM")
@@ -187,6 +189,17 @@ def _check_users(store: FileStore, home: Path) -> None:
         )
 
 
+def _closings(upkeep: Upkeep) -> Iterator[tuple[int, Event]]:
+    """All of them, if they are what was written."""
+    for row, event in upkeep.closings():
+        if not event.is_whole():
+            raise Damaged(
+                f"the record of execution {event.execution_id} is damaged, and its needs not known",
+                hint="theory verify tells more; nothing was deleted",
+            )
+        yield row, event
+
+
 class _Needs:
     """The names of all blobs that are needed, in 32 bytes each."""
 
@@ -198,12 +211,7 @@ class _Needs:
         gone = set()  # row numbers of executions that gave up
 
         def kept() -> Iterator[tuple[str, str]]:
-            for row, event in upkeep.closings():
-                if not event.is_whole():
-                    raise Damaged(
-                        f"the record of execution {event.execution_id} is damaged, and its needs not known",
-                        hint="theory verify tells more; nothing was deleted",
-                    )
+            for row, event in _closings(upkeep):
                 if event.execution_id not in given_up:
                     yield event.execution_id or "", event.payload
                     continue
@@ -345,7 +353,7 @@ class _Run:
         newest: dict[str, deque[str]] = {}
         leaving = set()
         old = set()
-        for _, event in self._upkeep.closings():
+        for _, event in _closings(self._upkeep):
             id_ = event.execution_id or ""
             if before is None or event.ts < before:
                 old.add(id_)

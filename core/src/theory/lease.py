@@ -7,6 +7,7 @@ killed it, so a dead execution is known at once.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 CLAIM = "exclusive"  # the file that names the prefix which an execution has claimed
 _GONE = ".gone"  # the end of a folder's name once its owner is done with it
+_ROUNDS = 1000  # in each of which somebody removed the folder; or a link in its path leads nowhere
 _TRIES, _PAUSE_S = 10, 0.02  # a sweep of one folder takes a millisecond or two
 
 
@@ -201,7 +203,7 @@ def _is_the_lock_of(folder: Path, lock: int) -> bool:
 
 def _held(folder: Path, execution_id: str) -> int:
     """The locked ``lock`` of a folder; it is named once it is locked, so ``sweep`` never takes it."""
-    while True:
+    for _ in range(_ROUNDS):
         part = folder / f"lock.{os.getpid()}.{os.urandom(4).hex()}"
         lock = -1
         try:
@@ -235,6 +237,7 @@ def _held(folder: Path, execution_id: str) -> int:
         if _is_the_lock_of(folder, lock):
             return lock
         os.close(lock)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
 
 def _taken(lock: int) -> bool:

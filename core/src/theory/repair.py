@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from theory.verify import Report
 
 _KEPT = 0o444
+_NO_DAMAGE = ("locked", "full")  # what SQLite says of a database that may well be one, and in use
 _LAST_ROW = 2**48  # no store has so many
 
 
@@ -102,19 +103,27 @@ class _Quarantine:
         """
         path = str(self._store.database.path)
         place, fresh = self._place("small.db"), durable.temporary(self._store.staging)
-        with LockFile(f"{path}-lock").held(PATIENCE_S):
-            for end in ("", "-wal"):
-                with suppress(FileNotFoundError):
-                    _copy(path + end, place + end)
-            database = Database(Path(fresh), LAYOUT)
-            try:
-                database.open()
-                for table in ("blobs", "memo"):
-                    _salvage(path, database, table)
-            finally:
-                database.close()
-            _replace(path, fresh)
-        self._store.close()
+        # To copy a file that this process has open in SQLite would give up SQLite's locks on it.
+        # Source: https://sqlite.org/howtocorrupt.html, 2.2
+        self._store.database.close()
+        try:
+            with closing(LockFile(f"{path}-lock")) as lock, lock.held(PATIENCE_S):
+                for end in ("", "-wal"):
+                    with suppress(FileNotFoundError):
+                        _copy(path + end, place + end)
+                database = Database(Path(fresh), LAYOUT)
+                try:
+                    database.open()
+                    for table in ("blobs", "memo"):
+                        _salvage(path, database, table)
+                finally:
+                    database.close()
+                _replace(path, fresh)
+        except (OSError, sqlite3.Error) as error:  # a full disk, or another process that does not let go
+            raise StoreFailed(
+                f"cannot repair {path}: {error}", hint="free some space on its disk, or end who uses it"
+            ) from error
+        self._store.database.close()  # another thread may have opened what is now replaced
         self.taken[path] = place
 
     def _is_whole(self, cid: str) -> bool:
@@ -149,7 +158,9 @@ def _replace(path: str, fresh: str) -> None:
         try:
             with closing(sqlite3.connect(path, timeout=PATIENCE_S)) as target:
                 source.backup(target)
-        except sqlite3.DatabaseError:  # not even its first page is one
+        except sqlite3.DatabaseError as error:
+            if any(words in str(error) for words in _NO_DAMAGE):
+                raise
             for end in ("-wal", "-shm"):
                 durable.discard(path + end)
             source.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -190,5 +201,8 @@ def _readable(source: sqlite3.Connection, table: str) -> Iterator[list[tuple[obj
                 continue
         if not rows:
             return
+        if rows[-1][0] <= last:  # a damaged page leads back
+            last, step = last + step, step * 2
+            continue
         last, step = rows[-1][0], 1
         yield [row[1:] for row in rows]

@@ -181,7 +181,8 @@ class Trash:
         for kept in _TABLES.values():
             some = f"FROM {kept} WHERE batch = ? LIMIT {_CHUNK}"
             while self._read(kept, f"SELECT 1 {some}", batch):
-                self._do(f"DELETE FROM {kept} WHERE name IN (SELECT name {some})", batch)  # noqa: S608
+                # By row: a damaged index of the names would find none, for ever.
+                self._do(f"DELETE FROM {kept} WHERE rowid IN (SELECT rowid {some})", batch)  # noqa: S608
         with self._worded():
             folder = f"{self._folder}/{batch}"
             for name in filter(_NAME.fullmatch, _listed(folder)):

@@ -2,8 +2,7 @@
 
 A first pass looks at what the store has, a second one at what the ledger, the pins and the memo need of it,
 so that each fault says what it affects. Nothing is written here; ``theory.repair`` does that. Others may
-write
-meanwhile: what the first pass did not see is looked for again before it is called missing.
+write meanwhile: what the first pass did not see is looked for again before it is called missing.
 """
 
 from __future__ import annotations

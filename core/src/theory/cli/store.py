@@ -145,7 +145,7 @@ def gc(
         for line, count in (
             (f"executions taken back: {freed.executions:,}", undo and freed.executions),
             (
-                f"executions that {would}gave up their files: {freed.executions:,}",
+                f"executions that {'would give' if dry_run else 'gave'} up their files: {freed.executions:,}",
                 not undo and freed.executions,
             ),
             (f"{would}put back: {freed.restored_blobs:,} blobs", freed.restored_blobs),

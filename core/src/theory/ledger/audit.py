@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from theory.canon import CID, BadJson, Hasher, canonical, parse_json
 from theory.errors import ArtifactNotFound, LedgerFailed, TheoryError, Usage
 from theory.ledger.chain import EVENT_COLUMNS, PlanState, Tally
-from theory.ledger.database import LAYOUT
+from theory.ledger.database import LAYOUT, further
 from theory.paths import quoted
 from theory.record import Record
 
@@ -195,11 +195,11 @@ class _Look:
             state = self.states[self._key]
             while rows := self._read(_ONE, (self._key, last, state.events)):
                 yield rows
-                last = rows[-1][1]
+                last = further(last, rows[-1][1])
         else:
             while rows := self._read(_ALL, (last, self.rows)):
                 yield rows
-                last = rows[-1][-1]
+                last = further(last, rows[-1][-1])
 
     def faults(self, against: Checkpoint | None) -> Iterator[str]:
         """All that is wrong, the events first."""
@@ -311,7 +311,7 @@ class _Look:
                 if told and (_spelled(path, cid, size_bytes, mime) in payload or not _lists_all(payload)):
                     continue
                 yield f"the name {quoted(str(path))} is not one that row {event} of the events gave"
-            last = rows[-1][0]
+            last = further(last, rows[-1][0])
 
     # ------------------------------------------------------------ the file
 

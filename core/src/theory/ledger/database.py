@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from theory.canon import MAX_INTEGER
 from theory.errors import LedgerFailed
 from theory.sqlite import Layout
@@ -11,6 +13,23 @@ VERSION = 1  # of the schema
 
 CLOSINGS = "kind IN ('execution.success', 'execution.failure', 'execution.memo_hit')"
 CHARGES = "kind IN ('budget.settle', 'budget.expire', 'budget.correct')"
+
+
+Position = TypeVar("Position", int, str)  # of a row
+
+
+def further(before: Position, last: Position) -> Position:
+    """Where the next page of rows begins: after the last that was read, which comes after the page before.
+
+    Raises:
+        LedgerFailed: It does not: a damaged index leads in circles, for ever.
+    """
+    if type(last) is not type(before) or last <= before:
+        raise LedgerFailed(
+            "the ledger is damaged: its rows are not in their order",
+            hint="theory plan verify tells more; put back a copy",
+        )
+    return last
 
 
 def _money(column: str, default: str = "NOT NULL") -> str:

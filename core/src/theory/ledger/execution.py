@@ -10,7 +10,7 @@ from theory import record
 from theory.canon import canonical, compact
 from theory.errors import Internal, LedgerFailed
 from theory.ledger.chain import EVENT_COLUMNS, Event
-from theory.ledger.database import CLOSINGS
+from theory.ledger.database import CLOSINGS, further
 from theory.paths import quoted
 from theory.wire import artifact_document
 
@@ -161,7 +161,7 @@ def executions_of(read: Callable[..., list[Any]], ref: str) -> Iterator[Record]:
                     yield record
         if not rows:
             return
-        last = rows[-1][-1]
+        last = -further(-last, -rows[-1][-1])  # it goes backwards
 
 
 def fits(envelope: Mapping[str, Json]) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from theory.errors import ArtifactNotFound, Internal, LedgerFailed, TheoryError, Usage
 from theory.ledger.account import SELECT_HOLD, SELECT_PLAN, Books, Hold, check_amount, is_amount, is_text
 from theory.ledger.chain import EVENT_COLUMNS, Event, PlanState, micro
-from theory.ledger.database import CLOSINGS, LAYOUT
+from theory.ledger.database import CLOSINGS, LAYOUT, further
 from theory.ledger.execution import Closing, Record
 from theory.ledger.owner import Fate, Owner
 from theory.paths import quoted
@@ -163,7 +163,7 @@ class Ledger:
         query = f"SELECT {EVENT_COLUMNS} FROM events WHERE plan = ? AND seq > ? ORDER BY seq LIMIT {_PAGE}"  # noqa: S608 - constants
         while is_text(key) and (rows := self._database.read(query, (key, seq))):
             yield from (Event(*row) for row in rows)
-            seq = rows[-1][1]
+            seq = further(seq, rows[-1][1])
 
     def check_chain(self, key: str) -> tuple[str, ...]:
         """What is wrong with a plan; empty if its chain is whole and its row is what the events add up to."""
@@ -357,7 +357,8 @@ class Ledger:
                 yield Artifact(*row)
             if not rows:
                 return
-            comparison, last = ">", rows[-1][0]
+            last = rows[-1][0] if comparison == ">=" else further(last, rows[-1][0])
+            comparison = ">"
 
     # ------------------------------------------------------------ within
 

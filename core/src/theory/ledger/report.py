@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from theory.errors import ArtifactNotFound, LedgerFailed
 from theory.ledger.account import is_text
 from theory.ledger.chain import charged
-from theory.ledger.database import CHARGES, CLOSINGS
+from theory.ledger.database import CHARGES, CLOSINGS, further
 from theory.paths import quoted
 from theory.record import Record
 
@@ -133,7 +133,7 @@ def _pages(read: Callable[..., list[Any]], query: str, key: str | None) -> Itera
     last = 0
     while rows := read(query, (last, key or "")):
         yield rows
-        last = rows[-1][0]
+        last = further(last, rows[-1][0])
 
 
 def _costs(read: Callable[..., list[Any]], ids: set[str]) -> dict[str, int]:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from theory.errors import LedgerFailed
 from theory.ledger.chain import EVENT_COLUMNS, Event
-from theory.ledger.database import CLOSINGS, LAYOUT
+from theory.ledger.database import CLOSINGS, LAYOUT, further
 from theory.record import Record
 from theory.sqlite import PATIENCE_S, Database
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Result = TypeVar("Result")
-Position = TypeVar("Position", int, str)  # of a row
 
 _PAGE = 1000  # rows read at a time, so that a long listing never holds the file
 _TABLES = (
@@ -60,7 +58,7 @@ class Upkeep:
         while rows := self._database.read(query, (last,)):
             for row in rows:
                 yield row[0], Event(*row[1:])
-            last = _further(last, rows[-1][0])
+            last = further(last, rows[-1][0])
 
     def names(self) -> Iterator[tuple[str, str, int]]:
         """Every world path with its cid and the row number of the event that gave it."""
@@ -68,7 +66,7 @@ class Upkeep:
         query = f"SELECT path, cid, event FROM names WHERE path > ? ORDER BY path LIMIT {_PAGE}"  # noqa: S608 - a constant
         while rows := self._database.read(query, (last,)):
             yield from rows
-            last = _further(last, rows[-1][0])
+            last = further(last, rows[-1][0])
 
     # ------------------------------------------------------------ pins
 
@@ -130,15 +128,6 @@ class Upkeep:
             return work(connection)
 
         return self._database.write(within)
-
-
-def _further(before: Position, last: Position) -> Position:
-    """Where the next page begins; a damaged index leads in circles."""
-    if last <= before:
-        raise LedgerFailed(
-            "the ledger is damaged: an index of it leads in circles", hint="theory plan verify"
-        )
-    return last
 
 
 def _do(connection: sqlite3.Connection, query: str, *values: object) -> int:

@@ -62,7 +62,7 @@ def ending_of(
     if status == KILLED:
         return "exit", f"killed by somebody, or by the system for want of memory: it had {memory} MiB"
     if status == FILE_TOO_LARGE:
-        return "exit", "it wrote a file of more than the adapter's option output_size"
+        return "exit", "it wrote a larger file than -o output_size=MIB allows"
     if status in _SIGNALS:
         return "exit", f"ended by {_SIGNALS[status]}"
     return "exit", _not_started(last_words, platform) if status in {NOT_FOUND, NOT_EXECUTABLE} else ""

@@ -347,13 +347,13 @@ def engine_of(environ: Mapping[str, str] = os.environ) -> Engine:
 
 @atexit.register
 def _close_all() -> None:
-    for engine in _engines.values():
+    for engine in tuple(_engines.values()):
         engine.close()
 
 
 def _words(answer: Answer) -> str:
     """What an error says. Docker and Podman wrap it as {"message": …}; others may send anything."""
-    text = answer.read(_MOST_WORDS).decode("utf-8", "replace").strip()
+    text = answer.read_exactly(_MOST_WORDS).decode("utf-8", "replace").strip()
     try:
         return str(json.loads(text)["message"])
     except (ValueError, KeyError, TypeError, RecursionError):

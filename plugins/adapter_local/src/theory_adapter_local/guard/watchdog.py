@@ -8,6 +8,7 @@ the terminal. If it is killed as well, or the machine goes down, a later start f
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import signal
@@ -60,7 +61,7 @@ _DEAF_TO = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal
 _QUIETLY = getattr(socket, "MSG_NOSIGNAL", 0)  # a program with SIGPIPE at its default does not end here
 _PATIENCE_S = 5.0  # for a watchdog that is there, but does not read
 _FOLDER = str(Path(__file__).absolute().parent.parent)  # of the package
-_guards: dict[str, Guard] = {}
+_guards: dict[tuple[str, frozenset[tuple[str, str]]], Guard] = {}
 _starting = threading.Lock()
 
 
@@ -118,6 +119,11 @@ class Guard:
         if self._link is not None:
             self._link.close()
 
+    def let_go(self) -> None:
+        """Leave the link to the kernel, which ends it with this process and not a moment before."""
+        if self._link is not None:
+            self._link.detach()
+
     def _tell(self, line: str) -> bool:
         """Whether there is a watchdog that this was told.
 
@@ -170,9 +176,10 @@ class Guard:
 
 def guard_of(engine: Engine) -> Guard:
     """The guard of this process for this engine; after a fork, the child has its own."""
-    guard = _guards.get(engine.host)
+    key = engine.host, frozenset(engine.environment.items())  # a watchdog reaches it by both
+    guard = _guards.get(key)
     if guard is None:
-        guard = _guards.setdefault(engine.host, Guard(engine))
+        guard = _guards.setdefault(key, Guard(engine))
     return guard
 
 
@@ -228,6 +235,12 @@ def _inheritable() -> list[int]:
             if int(name) > 2 and os.get_inheritable(int(name)):  # noqa: PLR2004 - the standard streams are three
                 found.append(int(name))
     return found
+
+
+@atexit.register
+def _let_go() -> None:
+    for guard in tuple(_guards.values()):
+        guard.let_go()
 
 
 def _begin_anew() -> None:

@@ -112,11 +112,15 @@ def build_with_cli(
         reader.start()
         while reader.is_alive():
             reader.join(_POLL_S)
-            if channel.wait_cancelled(0):
+            if log.failure is not None or channel.wait_cancelled(0):
                 _end(build)
-                raise Cancelled
+                for thread in (feeder, reader):  # before their pipes are closed under them
+                    thread.join(1.0)
+                raise log.failure or Cancelled()
         feeder.join()
         status = build.wait()
+    if log.failure is not None:
+        raise log.failure
     if status:
         raise log.fault(status)
 
@@ -146,6 +150,7 @@ class _Log:
     """Passes the log on, and remembers what a failure needs."""
 
     def __init__(self, channel: Channel) -> None:
+        self.failure: BaseException | None = None  # what the channel raised; the rest is read and dropped
         self._channel = channel
         self._names: dict[str, str] = {}
         self._tails: dict[str, deque[str]] = {}
@@ -155,7 +160,7 @@ class _Log:
 
     def read(self, build: subprocess.Popen[bytes]) -> None:
         for raw in cast("IO[bytes]", build.stderr):
-            self._channel.write("stderr", raw)
+            self._pass_on(raw)
             line = raw.decode("utf-8", "replace").rstrip()
             if match := _LINE.fullmatch(line):
                 number = match[1]
@@ -169,6 +174,13 @@ class _Log:
                 self._last = line[7:].removeprefix("failed to solve: ")
             elif line:
                 self._last = self._last or line
+
+    def _pass_on(self, raw: bytes) -> None:
+        try:
+            if self.failure is None:
+                self._channel.write("stderr", raw)
+        except BaseException as error:  # noqa: BLE001 - raised again by the thread that runs the build
+            self.failure = error
 
     def fault(self, status: int) -> Failed:
         step, words = self._names.get(self._failed, ""), self._words or self._last

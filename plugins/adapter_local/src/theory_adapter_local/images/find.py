@@ -104,9 +104,10 @@ def ready_image(engine: Engine, job: Job, options: Options, cache: Path, channel
         try:
             _get(engine, job.processor, source, options, cache, channel)
         except errors.ImageNotFound as error:
-            if (here := inspect_image(engine, source.reference.full)) is not None:
+            here = inspect_image(engine, source.reference.full)
+            if here is not None and not is_for(engine, here, asked_platform(options)):
                 raise _unfit(engine, source, here, options) from error
-            raise
+            raise  # what is here would do, but has to be asked for anew: pull=always
         found = find_image(engine, source, options)
     if found is None:
         if (here := inspect_image(engine, source.reference.full)) is not None:

@@ -58,7 +58,10 @@ SAYINGS = {
         "the answer was cut: it reached max_tokens, or the model's own limit",
         "raise max_tokens, or ask for a shorter answer",
     ),
-    Code.UNREACHABLE: ("no connection to the provider of {model}", "check api_base and the network"),
+    Code.UNREACHABLE: (
+        "no connection to the provider of {model}",
+        "check api_base and the network; in a container, 127.0.0.1 is the container itself",
+    ),
     Code.TIMEOUT: ("the provider of {model} did not answer in time", "run again, or take a faster model"),
     Code.SERVICE: ("the provider of {model} failed", "run again later"),
     Code.MALFORMED: (
