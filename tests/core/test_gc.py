@@ -178,6 +178,7 @@ def test_foreign_files_are_left_alone(runner: Runner) -> None:
     own = [root / "mine.txt", root / "blobs" / "b3" / "mine", root / "tmp" / "mine.txt"]
     for path in own:
         path.write_text("mine")
+    (root / "ledgers" / "mine").mkdir()
     collect(runner)
     (root / "trash" / "mine").write_text("mine")
     (batch,) = (path for path in (root / "trash").iterdir() if path.is_dir())

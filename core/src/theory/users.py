@@ -62,7 +62,7 @@ def others(root: Path, home: Path) -> Iterator[tuple[Path, str]]:
     id_ = (home / _ID).read_text("ascii")
     own = _mark(root, id_, _where(root, home))
     for mark in sorted((root / "ledgers").iterdir()):
-        if mark.name == own.name:
+        if mark.name == own.name or not mark.is_file():  # a folder is none of ours
             continue
         with open(mark, "rb") as file:
             where = os.fsdecode(file.read(_MARK_BYTES))

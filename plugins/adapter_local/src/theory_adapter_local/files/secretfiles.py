@@ -81,10 +81,14 @@ class SecretFolder:
         """Nothing: they are there."""
 
     def close(self) -> None:
-        """Remove them."""
-        with suppress(FileNotFoundError):
+        """Remove them; what cannot be removed stays watched."""
+        try:
             self._path.chmod(0o700)
             for name in os.listdir(self._path):
                 os.unlink(self._path / name)
             self._path.rmdir()
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return
         self._guard.forget(str(self._path))
