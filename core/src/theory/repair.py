@@ -7,6 +7,7 @@ missing go along, so that such a run is no hit. Everything is in the quarantine 
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import time
 from contextlib import closing, suppress
@@ -148,8 +149,15 @@ class _Quarantine:
 
 
 def _copy(source: str, dest: str) -> None:
-    with open(source, "rb") as stream:
-        durable.write_file(dest, stream.read(), mode=_KEPT)
+    descriptor, temp = durable.create(os.path.dirname(dest))
+    try:
+        with open(source, "rb") as stream, open(descriptor, "wb") as target:
+            shutil.copyfileobj(stream, target)
+        os.chmod(temp, _KEPT)
+    except BaseException:
+        durable.discard(temp)
+        raise
+    durable.replace(temp, dest)
 
 
 def _replace(path: str, fresh: str) -> None:
