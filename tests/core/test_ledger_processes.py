@@ -179,10 +179,18 @@ def test_of_a_settlement_a_release_and_an_expiry_that_race_one_closes_the_reserv
         ThreadPoolExecutor(3) as pool,
     ):
         for number in range(ROUNDS):
-            id_, together = f"e{number}", threading.Barrier(3)
+            id_ = f"e{number}"
             ledger.reserve("p", id_, 10)
             closing = Closing(id_, "p", "a/b@1", "mock", "execution.success", 4, {}, (), "b3:", 0)
-            racers = (partial(ledger.settle, closing), partial(ledger.release, id_), elsewhere.reconcile)
+            racers: list[Callable[[], object]] = [
+                partial(ledger.settle, closing),
+                partial(ledger.release, id_),
+                elsewhere.reconcile,
+            ]
+            # A machine may let the same one win each time, so in three rounds of four one has a start.
+            if (first := number % 4) < len(racers):
+                racers.pop(first)()
+            together = threading.Barrier(len(racers))
 
             def run(racer: Callable[[], object], together: threading.Barrier = together) -> None:
                 together.wait(60)
@@ -195,7 +203,7 @@ def test_of_a_settlement_a_release_and_an_expiry_that_race_one_closes_the_reserv
         if event.kind in {"budget.settle", "budget.release", "budget.expire"} and held:
             ended.setdefault(event.execution_id, []).append(event.kind)
     assert [len(kinds) for kinds in ended.values()] == [1] * ROUNDS
-    assert len(set(chain.from_iterable(ended.values()))) > 1  # it was a race
+    assert set(chain.from_iterable(ended.values())) == {"budget.settle", "budget.release", "budget.expire"}
     # Whoever came first, it is closed once, holds nothing, and has cost what the events say.
     assert len(ledger.executions(limit=ROUNDS + 1)) == ROUNDS
     assert (ledger.plan("p").reserved_micro_usd, ledger.check_chain("p")) == (0, ())
