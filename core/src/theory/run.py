@@ -232,7 +232,7 @@ class Runner(Home):
             made, meta = outputs.artifacts, outputs.meta
             kept = keep(job, prepared.records, adapter.name, made, outputs.staged, store, outcome=outcome)
             cost = cost_of(prepared, outcome, outputs.cost_micro_usd)
-            if not remembers(job.processor, prepared.request.memo) or job.image.id.startswith("once:"):
+            if not remembers(job.processor, prepared.request.memo) or job.image.is_passing:
                 pass
             elif changed(job.processor):
                 told = f"{job.processor.folder} was changed during the run, so its result is not remembered"

@@ -122,10 +122,15 @@ class Processor(Record):
 class Image(Record):
     """What an entry's image means on this adapter, found out before anything runs."""
 
-    id: str  # part of the memo key, see docs/reference/formats.md; once:… is of one run, never remembered
+    id: str  # part of the memo key; see docs/reference/formats.md
     digest: str | None  # of an OCI image, where there is one
     platform: str  # as Docker writes it: linux/amd64; "" where there is none
     python: str | None = None  # "3.11" where a known interpreter runs the command
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether its id, ``once:…``, is of one run alone: no other can be served what that made."""
+        return self.id.startswith("once:")
 
 
 class Artifact(Ordered):

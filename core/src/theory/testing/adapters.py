@@ -62,7 +62,6 @@ ANSWER = {"text/greeting.txt": TEXT, "empty.txt": "", "meta.json": '{"model": "n
 STEPS = [["put", path, text] for path, text in ANSWER.items()]
 EVERY_BYTE = bytes(range(256))
 
-PASSING = "once:"  # begins the id of an image that is of one run alone, since nobody knows it yet
 STOP_S = 10.0  # design: on cancel an adapter stops the work and returns within 10 s
 LATE_S = 5.0  # how long after its deadline a command may still be on its way out: asked first, then killed
 LEFT_RUNNING = "execute returned, and a child of the command still runs"
@@ -164,7 +163,7 @@ class AdapterContract:
         processor = bench.processor(ANSWER)
         before = files_below(tmp_path)
         first, second = (bench.identify(processor) for _ in range(2))
-        if first.id.startswith(PASSING):
+        if first.is_passing:
             assert first.id != second.id, f"{first.id} is of one run, and two got it"
         else:
             assert first == second, "two answers for one entry"
@@ -195,7 +194,7 @@ class AdapterContract:
         job = bench.job(*STEPS, outputs=ANSWER)
         ran = bench.run(job).outcome.image or job.image
         assert ran == bench.identify(job.processor)
-        assert not ran.id.startswith(PASSING)
+        assert not ran.is_passing
 
     def test_the_start_is_told_once_and_before_any_output(self, bench: Bench) -> None:
         """The timeout counts from it."""
