@@ -243,8 +243,8 @@ def test_who_does_not_listen_to_the_request_to_end_is_killed(bench: Bench, engin
 
 
 def test_what_controls_the_machine_is_not_mounted(bench: Bench, engine: Engine) -> None:
+    job = bench.job(command=("true",))  # planned without; with it, even that is refused
     bench.options = lambda _: Options(mounts="/var/run/docker.sock:/opt/socket")
-    job = bench.job(command=("true",))
     with pytest.raises(
         errors.BadAdapterOptions, match=r"/var/run/docker\.sock has to do with what Docker is"
     ):

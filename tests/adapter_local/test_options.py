@@ -96,6 +96,12 @@ def test_nothing_that_controls_the_machine_is_mounted(engine: Engine, source: st
         check_sources(((source, "/x"),), engine)
 
 
+def test_a_mount_is_refused_before_an_image_is_built_for_it(bench: Bench) -> None:
+    bench.options = lambda _: Options(mounts="/var/run/docker.sock:/x")
+    with pytest.raises(errors.BadAdapterOptions, match="Docker is controlled by"):
+        bench.identify(bench.processor())
+
+
 def test_neither_by_a_link_nor_any_other_socket(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "innocent").symlink_to("/run")
     with pytest.raises(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from theory import AdapterInfo, Outcome, errors, hookimpl
 from theory_adapter_local.cancelled import Cancelled
-from theory_adapter_local.container.mounts import read_mounts
+from theory_adapter_local.container.mounts import check_sources, read_mounts
 from theory_adapter_local.engine.client import Lost, Refused, engine_of
 
 if TYPE_CHECKING:
@@ -99,12 +99,15 @@ def identify(processor: Processor, options: object) -> Image:
 
     Raises:
         DockerUnavailable: No engine answers.
+        BadAdapterOptions: A mount that would give the host away, or that is not there.
         RegistryFault, Unsupported: The entry's image has no proper name, or is for another platform.
     """
     from theory_adapter_local.images.find import identify_image  # noqa: PLC0415 - describing needs none
 
     try:
-        return identify_image(engine_of(), processor, cast("Options", options))
+        engine, chosen = engine_of(), cast("Options", options)
+        check_sources(read_mounts(chosen.mounts), engine)  # before anything is built or pulled for it
+        return identify_image(engine, processor, chosen)
     except (Refused, Lost) as error:
         raise _told(error) from error
 
