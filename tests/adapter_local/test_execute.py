@@ -342,20 +342,15 @@ def test_a_failing_channel_ends_the_command_and_is_told(bench: Bench, engine: En
         ({"user": "nosuch"}, Runtime(), errors.BadAdapterOptions, "has no such user: .*nosuch"),
         ({"runtime": "nosuch"}, Runtime(), errors.BadAdapterOptions, "no runtime 'nosuch'"),
         ({"network": "nosuch"}, Runtime(network=True), errors.BadAdapterOptions, "cannot use 'nosuch'"),
-        (
-            {"mounts": "/nosuch:/x"},
-            Runtime(),
-            errors.BadAdapterOptions,
-            "/nosuch cannot be mounted",
-        ),
+        ({"mounts": "/nosuch:/x"}, Runtime(), errors.BadAdapterOptions, "/nosuch cannot be mounted"),
     ],
     ids=["user", "runtime", "network", "mount"],
 )
 def test_what_the_engine_does_not_have_is_named_and_nothing_is_left(
     bench: Bench, engine: Engine, options: dict[str, Any], runtime: Runtime, kind: type[Exception], words: str
 ) -> None:
-    bench.options = lambda _: Options(**options)
     job = bench.job(command=("true",), runtime=runtime)
+    bench.options = lambda _: Options(**options)
     with pytest.raises(kind, match=words):
         bench.run(job)
     assert inspect(engine, job) is None
