@@ -183,8 +183,7 @@ def test_an_images_healthcheck_does_not_run_and_its_volumes_are_scratch(
 @pytest.mark.parametrize(("script", "status"), [("exit 3", 3), ("exit 255", 255), ("kill -SEGV $$", 139)])
 def test_an_exit_status_and_a_signal_are_told_as_a_shell_does(bench: Bench, script: str, status: int) -> None:
     outcome = bench.run(bench.job(command=shell(script))).outcome
-    assert (outcome.ended, outcome.exit_code) == ("exit", status)
-    assert outcome.message == ("ended by SIGSEGV" if status == 139 else "")
+    assert (outcome.ended, outcome.exit_code, outcome.message) == ("exit", status, "")
 
 
 def test_a_kill_from_within_is_no_want_of_memory_for_sure(bench: Bench) -> None:

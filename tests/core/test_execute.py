@@ -223,3 +223,26 @@ def test_what_an_adapter_notes_is_not_the_commands_last_word(tmp_path: Path) -> 
     assert isinstance(envelope, Failure)
     assert envelope.message.endswith("ended with exit status 42: bad")
     assert envelope.meta["log_tail"] == "bad\ntheory: the container is kept"
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "said"),
+    [
+        (139, "", "ended by SIGSEGV"),
+        (143, "", "ended by SIGTERM"),
+        (137, "the system wanted memory", "the system wanted memory"),
+        (200, "", "Segments are bad"),
+    ],
+)
+def test_a_signal_is_told_by_its_name_where_the_adapter_says_no_more(
+    tmp_path: Path, status: int, message: str, said: str
+) -> None:
+    def act(call: Call) -> Outcome:
+        call.channel.started()
+        call.channel.write("stderr", b"Segments are bad\n")
+        return done(exit_code=status, message=message)
+
+    with house(tmp_path, Fake(act=act)) as runner:
+        envelope = runner.run("test/thing@1")
+    assert isinstance(envelope, Failure)
+    assert envelope.message.endswith(f"ended with exit status {status}: {said}")

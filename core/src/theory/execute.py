@@ -26,6 +26,23 @@ if TYPE_CHECKING:
 NOTE = "theory: "  # begins what an adapter adds to the log by itself; it is never the command's last word
 MAX_LINE_BYTES = 64 * 1024  # a longer line is shown in pieces and is no event
 ENDED = ("exit", "timeout", "oom", "cancelled")
+# What 128 + n means where an adapter has no better words. Source: signal(7) of Linux, where most commands
+# run; the names that Python has are those of this machine.
+SIGNALS = {
+    128 + number: f"ended by {name}"
+    for number, name in (
+        *(
+            (1, "SIGHUP"),
+            (2, "SIGINT"),
+            (3, "SIGQUIT"),
+            (4, "SIGILL"),
+            (6, "SIGABRT"),
+            (7, "SIGBUS"),
+            (8, "SIGFPE"),
+        ),
+        *((9, "SIGKILL"), (11, "SIGSEGV"), (13, "SIGPIPE"), (15, "SIGTERM"), (24, "SIGXCPU"), (31, "SIGSYS")),
+    )
+}
 TAIL_LINES = 40
 TAIL_BYTES = 4096  # of the log's end that a failing envelope carries
 _PORTION_BYTES = 16 * 1024  # taken at a time, so that few events are made before somebody looks for room
@@ -172,9 +189,9 @@ def check_outcome(job: Job, outcome: Outcome, channel: LogChannel, signal: int |
     if outcome.exit_code != 0:
         lines = (line for line in reversed(channel.tail().splitlines()) if line.strip())
         last = next((line for line in lines if not line.startswith(NOTE)), "")
-        said = f": {printable(last)}" if last and not detail else detail
+        said = outcome.message or SIGNALS.get(outcome.exit_code or 0, last)
         raise ProcessorFailed(
-            f"{ref} ended with exit status {outcome.exit_code}{said}",
+            f"{ref} ended with exit status {outcome.exit_code}{f': {printable(said)}' if said else ''}",
             hint="meta.log_tail has the end of its log",
             meta=meta,
         )

@@ -297,9 +297,8 @@ def _message(ended: Ended, limits: Limits) -> str:
         parts.append("it was refused more, and ended with: " + ended.last_words.decode("utf-8", "replace"))
     elif ended.ended == "oom":
         parts.append(f"the command and its children held more than {limits.memory} MiB together")
-    elif ended.ended == "exit" and ended.status < 0:
-        words = _SIGNALS.get(-ended.status, "ended by signal {number}")
-        parts.append(words.format(number=-ended.status, limits=limits))
+    elif ended.ended == "exit" and ended.status < 0 and (words := _SIGNALS.get(-ended.status)):
+        parts.append(words.format(limits=limits))
     if ended.survivors:
         parts.append(f"{ended.survivors} processes that it started could not be killed")
     return "; ".join(parts)

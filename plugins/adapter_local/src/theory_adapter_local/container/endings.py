@@ -14,21 +14,6 @@ KILLED, TERMINATED, FILE_TOO_LARGE = 137, 143, 153  # 128 + n for signal n of Li
 
 # Docker's init says so as the last line of stderr, and ends with the status of a shell.
 _INIT_SAYS = rb"\[FATAL tini \(\d+\)\] exec (.+) failed: (.+)\s*\Z"
-# Source: signal(7) of Linux, where every container runs; the names that Python has are those of this machine.
-_SIGNALS = {
-    129: "SIGHUP",
-    130: "SIGINT",
-    131: "SIGQUIT",
-    132: "SIGILL",
-    134: "SIGABRT",
-    135: "SIGBUS",
-    136: "SIGFPE",
-    139: "SIGSEGV",
-    141: "SIGPIPE",
-    TERMINATED: "SIGTERM",
-    152: "SIGXCPU",
-    159: "SIGSYS",
-}
 
 
 class Ended(NamedTuple):
@@ -63,8 +48,6 @@ def ending_of(
         return "exit", f"killed by somebody, or by the system for want of memory: it had {memory} MiB"
     if status == FILE_TOO_LARGE:
         return "exit", "it wrote a larger file than -o output_size=MIB allows"
-    if status in _SIGNALS:
-        return "exit", f"ended by {_SIGNALS[status]}"
     return "exit", _not_started(last_words, platform) if status in {NOT_FOUND, NOT_EXECUTABLE} else ""
 
 

@@ -1,0 +1,43 @@
+"""One home for all adapters, each way to run as a parameter."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from parity.parity import Way, write_entries
+from theory import Runner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from theory_adapter_local.engine.client import Engine
+
+WAYS = {
+    "process": Way("process"),
+    "local": Way("local"),
+}
+
+
+@pytest.fixture(scope="module")
+def runner(engine: Engine, base_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    """What runs everything here; the entries of ``write_entries`` are known to it."""
+    base: Path = tmp_path_factory.mktemp("parity")
+    write_entries(base / "entries", base_image)
+    environ = {
+        **os.environ,
+        "DOCKER_HOST": engine.host,
+        "THEORY_HOME": str(base / "home"),
+        "THEORY_REGISTRY": str(base / "entries"),
+    }
+    with Runner(environ=environ) as runner:
+        yield runner
+
+
+@pytest.fixture(params=[name for name in WAYS if name != "process"])
+def way(request: pytest.FixtureRequest) -> Way:
+    """Each way to run but ``process``, which the others are held against."""
+    return WAYS[request.param]
