@@ -124,6 +124,36 @@ def test_the_environment_is_the_jobs_with_the_images_and_a_scratch_home(bench: B
     assert (host, stdin) == ("theory", "")  # the same in each run
 
 
+NETWORK = """
+import json, os, socket
+server = socket.create_server(("127.0.0.1", 0))
+socket.create_connection(("localhost", server.getsockname()[1]), timeout=5)
+print(json.dumps([os.readlink("/proc/self/ns/net"), os.listdir("/sys/class/net"), open("/etc/hosts").read()]))
+"""
+
+
+@pytest.fixture
+def kept(bench: Bench, engine: Engine) -> Iterator[Job]:
+    """A job whose container is kept, so that its files are copied; it goes with the test."""
+    bench.options = lambda _: Options(keep=True)
+    job = bench.job(command=python(NETWORK))
+    yield job
+    engine.call("DELETE", f"/containers/{name_of(job)}", query={"v": "1", "force": "1"})
+
+
+def test_without_a_network_there_is_a_loopback_of_its_own_whichever_way_files_go(
+    bench: Bench, kept: Job
+) -> None:
+    copied = json.loads(said(bench.run(kept)))
+    bench.options = lambda _: Options()
+    mounted = json.loads(said(bench.run(bench.job(command=python(NETWORK)))))
+    for namespace, devices, hosts in (copied, mounted):
+        assert namespace != os.readlink("/proc/self/ns/net")
+        assert devices == ["lo"]
+        assert hosts == mounted[2]
+    assert "127.0.0.1\tlocalhost\n" in mounted[2]
+
+
 LIMITS: dict[str, Any] = {
     "Memory": 100 << 20,
     "MemorySwap": 100 << 20,

@@ -53,6 +53,10 @@ def create_config(
         "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": _host_config(job, options, engine, ready, files),
     }
+    if not job.processor.runtime.network and files.has_hosts:
+        # The kernel's own empty network, with a loopback and nothing else. What the engine makes for "none"
+        # is the same, but it runs itself twice to make it: half of the time that a container takes to start.
+        config["NetworkDisabled"] = True
     if files.user:
         config["User"] = files.user
     if command is not None:

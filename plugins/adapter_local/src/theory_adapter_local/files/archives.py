@@ -49,6 +49,7 @@ class Copies:
         self._ids, self._output_size = ids, output_size
         # One for out alone, since nobody inside can move, remove or replace a mount point.
         self.mounts: list[Json] = [_volume("/job"), _volume("/job/out")]
+        self.has_hosts = False  # nothing is copied into a root that is read-only
         if job.artifacts:
             self.mounts.append(_volume("/artifacts"))
 

@@ -13,6 +13,15 @@ if TYPE_CHECKING:
 
     from theory import Job, Json, Workspace
 
+# What Docker gives a container that has the network ``none``.
+_HOSTS = """\
+127.0.0.1\tlocalhost
+::1\tlocalhost ip6-localhost ip6-loopback
+fe00::0\tip6-localnet
+ff00::0\tip6-mcastprefix
+ff02::1\tip6-allnodes
+ff02::2\tip6-allrouters
+"""
 _PAUSE_RATIO = 10  # looking at a large tree takes at most a tenth of the time
 
 
@@ -39,6 +48,12 @@ class Binds:
             mount(workspace.inputs, "/job/inputs.json", read_only=True),
             mount(workspace.out, "/job/out", read_only=False),
         ]
+        self.has_hosts = not job.processor.runtime.network
+        if self.has_hosts:
+            hosts = workspace.root / "hosts"
+            hosts.write_text(_HOSTS, "ascii")
+            os.chmod(hosts, 0o444)
+            self.mounts.append(mount(hosts, "/etc/hosts", read_only=True))
         if job.artifacts:
             for folder in sorted({above for artifact in job.artifacts for above in _above(artifact.path)}):
                 os.chmod(f"{workspace.root}/{folder}", 0o755)  # noqa: S103 - below a private one

@@ -125,7 +125,7 @@ def _ids_are_the_machines() -> bool:
 
 def _is_seen(engine: Engine, image: str, folder: Path) -> bool:
     """Mount a file with a name that nobody can know, and ask the engine what it sees in the container."""
-    from theory_adapter_local.engine.client import Refused  # noqa: PLC0415 - only where it is not known yet
+    from theory_adapter_local.engine.client import Lost, Refused  # noqa: PLC0415 - only where it is not known yet
     from theory_adapter_local.guard.watchdog import guard_of, own_labels  # noqa: PLC0415 - the same
 
     nonce = os.urandom(16).hex()
@@ -151,7 +151,7 @@ def _is_seen(engine: Engine, image: str, folder: Path) -> bool:
             raise
         return _shows(engine, name, probed / nonce)
     finally:
-        with suppress(Refused):
+        with suppress(Refused, Lost):  # the next start removes it by its labels
             engine.call("DELETE", f"/containers/{name}", query={"force": "1", "v": "1"})
         guard.forget(name)
         (probed / nonce).unlink(missing_ok=True)

@@ -30,6 +30,7 @@ class Way(Protocol):
     """What brings the job's files there and back."""
 
     mounts: list[Json]
+    has_hosts: bool  # whether one of them is a file of host names, so that the engine need not make one
 
     def stage(self, container: str) -> None:
         """Put in what the mounts do not show, before it starts."""
@@ -89,7 +90,7 @@ class Files:
         self._other = other
         self.user = user
         self.host_config: JsonObject = {"Mounts": [*way.mounts, *(secret_way.mounts if secret_way else ())]}
-        self.config: JsonObject = {}
+        self.has_hosts = way.has_hosts
         self.environment = dict(environment or {})
 
     def stage(self, container: str) -> None:
