@@ -119,7 +119,8 @@ def _listed(root: int) -> list[str]:
         prefix = todo.pop()
         if prefix.count("/") > MAX_DEPTH:
             raise OutputLimit(
-                f"the outputs are nested deeper than {MAX_DEPTH} folders: {paths.quoted(prefix[:-1])}", hint=_PACK
+                f"the outputs are nested deeper than {MAX_DEPTH} folders: {paths.quoted(prefix[:-1])}",
+                hint=_PACK,
             )
         for entry, found in _entries(root, prefix):
             name = prefix + entry
