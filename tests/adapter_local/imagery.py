@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from theory import tree_of
 from theory.testing.channel import Later, RecordingChannel
 from theory.types import Image, ImageSource, Job, Processor, Ref, Runtime, SecretNeeds
-from theory_adapter_local.adapter import Options
 from theory_adapter_local.engine.client import Refused
 from theory_adapter_local.images.find import CONTEXT_LABEL, Ready, identify_image, ready_image, source_of
+from theory_adapter_local.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

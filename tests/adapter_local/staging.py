@@ -14,9 +14,9 @@ from theory.filestore import FileStore
 from theory.outputs import check_outputs
 from theory.redact import Redactor
 from theory.types import ImageSource, Runtime, SecretNeeds
-from theory_adapter_local.adapter import Options
 from theory_adapter_local.files.ways import Files, files_for
 from theory_adapter_local.images.find import Ready
+from theory_adapter_local.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -16,12 +16,12 @@ from theory import Outcome, Secrets, errors
 from theory.testing.bench import Ran
 from theory.testing.channel import RecordingChannel
 from theory.types import ImageSource, Runtime
-from theory_adapter_local.adapter import Options
 from theory_adapter_local.container.life import Task, name_of, run_container
 from theory_adapter_local.engine.client import Engine, Refused
 from theory_adapter_local.files.ways import files_for
 from theory_adapter_local.guard.watchdog import labels_of
 from theory_adapter_local.images.find import ready_image
+from theory_adapter_local.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

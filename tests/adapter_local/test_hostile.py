@@ -20,11 +20,11 @@ import pytest
 import theory_adapter_local.adapter as local
 from theory.testing.bench import Bench, artifact_of
 from theory.types import ImageSource, Runtime
-from theory_adapter_local.adapter import Options
 from theory_adapter_local.engine.client import Refused
 from theory_adapter_local.files.tarball import Packed, pack
 from theory_adapter_local.guard.orphans import remove_orphans
 from theory_adapter_local.guard.watchdog import OWNER, own_labels
+from theory_adapter_local.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

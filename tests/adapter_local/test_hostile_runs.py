@@ -20,9 +20,9 @@ from adapter_local.staging import answer
 from theory import cid_of, errors, lease
 from theory.testing.channel import RecordingChannel
 from theory.types import Runtime
-from theory_adapter_local.adapter import Options
 from theory_adapter_local.container.life import name_of
 from theory_adapter_local.files.secretfiles import folders_for_secrets
+from theory_adapter_local.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

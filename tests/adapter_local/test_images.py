@@ -11,12 +11,11 @@ import pytest
 
 from adapter_local.imagery import PATIENCE_S, Studio
 from adapter_local.registry import Registry
-from theory import errors
+from theory import ImageName, errors
 from theory.testing.channel import RecordingChannel
 from theory_adapter_local.cancelled import Cancelled
 from theory_adapter_local.images.find import platform_of
 from theory_adapter_local.images.pull import Progress, refusal
-from theory_adapter_local.images.reference import Reference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -260,7 +259,7 @@ def test_a_pinned_image_that_the_registry_does_not_have_is_not_found(
     ids=["no name", "no answer", "private or none", "certificate", "insecure", "platform", "unknown"],
 )
 def test_words_of_other_registries_are_understood_too(engine: Engine, words: str, advice: str) -> None:
-    error = refusal(engine, Reference.parse("acme/tool:1"), "linux/s390x", words)
+    error = refusal(engine, ImageName.parse("acme/tool:1"), "linux/s390x", words)
     assert isinstance(error, errors.ImageNotFound)
     assert error.message == "Unable to find image 'docker.io/acme/tool:1'"
     assert error.hint.startswith(advice)
@@ -268,7 +267,7 @@ def test_words_of_other_registries_are_understood_too(engine: Engine, words: str
 
 def test_an_engine_without_room_is_no_fault_of_the_image(engine: Engine) -> None:
     words = "write /var/lib/docker/tmp/GetImageBlob1: no space left on device"
-    error = refusal(engine, Reference.parse("acme/tool:1"), "", words)
+    error = refusal(engine, ImageName.parse("acme/tool:1"), "", words)
     assert isinstance(error, errors.Retry)
     assert error.message == f"the disk of the Docker engine is full: {words}"
 

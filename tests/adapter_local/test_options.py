@@ -14,12 +14,12 @@ from theory import Secrets, errors
 from theory.options import describe_options, options_of
 from theory.testing.channel import RecordingChannel
 from theory.types import Runtime
-from theory_adapter_local.adapter import Options
 from theory_adapter_local.container.hardening import create_config
 from theory_adapter_local.container.mounts import TAKEN, check_sources, read_mounts
 from theory_adapter_local.engine.client import Engine
 from theory_adapter_local.files.ways import files_for
 from theory_adapter_local.images.find import ready_image
+from theory_adapter_local.options import Options
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,7 +19,7 @@ HERE = Way("process")
 TRIPS = (REPOSITORY / "examples" / "bike_trips.csv").read_bytes()
 ODD = 'né,"a ""b""",c\n1,,2026-01-01\n\n-2.5,x,2026-02-30\n3,"l\nl",\n'.encode("cp1252")
 
-PUBLISHED = {
+PUBLISHED: dict[str, tuple[str, dict[str, Any], bytes | None]] = {
     "a table": ("data/profile@1", {"table": {"$attach": "file"}}, TRIPS),
     "an odd table": ("data/profile@1", {"table": {"$attach": "file"}, "sample_rows": 2}, ODD),
     "no table": ("data/profile@1", {"table": {"$attach": "file"}}, b"\0\1\2"),

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from theory.cancel import Cancellation as Cancellation
     from theory.canon import canonical
     from theory.canon import cid_of as cid_of
+    from theory.dockerfile import bases_of as bases_of
     from theory.hookspecs import hookimpl as hookimpl
+    from theory.imageid import ImageName as ImageName
+    from theory.imageid import image_name as image_name
+    from theory.imageid import pinned_id as pinned_id
     from theory.ledger.owner import Owner as Owner
     from theory.mime import mime_of as mime_of
     from theory.run import Runner as Runner
@@ -46,13 +50,17 @@ if TYPE_CHECKING:
 
 _HOME_OF = {
     "Cancellation": "theory.cancel:Cancellation",
+    "ImageName": "theory.imageid:ImageName",
     "Owner": "theory.ledger.owner:Owner",
     "Runner": "theory.run:Runner",
+    "bases_of": "theory.dockerfile:bases_of",
     "canonical_json": "theory.canon:canonical",
     "cid_of": "theory.canon:cid_of",
     "files_of": "theory.tree:files_of",
     "hookimpl": "theory.hookspecs:hookimpl",
+    "image_name": "theory.imageid:image_name",
     "mime_of": "theory.mime:mime_of",
+    "pinned_id": "theory.imageid:pinned_id",
     "tree_of": "theory.tree:tree_of",
 }
 _TYPES = (  # noqa: SIM905 - easier to read than a list

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from theory import Job, Json, JsonObject
-    from theory_adapter_local.adapter import Options
     from theory_adapter_local.engine.client import Engine
     from theory_adapter_local.files.ways import Files
     from theory_adapter_local.images.find import Ready
+    from theory_adapter_local.options import Options
 
 SCRATCH = "/tmp"  # noqa: S108 - the container's own
 PIDS = 1024  # processes and threads; 256 are too few where a library starts one a core of the host

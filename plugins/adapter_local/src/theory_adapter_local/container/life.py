@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from theory import Channel, Job, JsonObject
-    from theory_adapter_local.adapter import Options
     from theory_adapter_local.container.endings import Ending
     from theory_adapter_local.engine.client import Engine
     from theory_adapter_local.files.ways import Files
     from theory_adapter_local.images.find import Ready
+    from theory_adapter_local.options import Options
 
 _POLL_S = 0.05  # between two looks at the deadline and at the cancellation
 _GRACE_S = 2.0  # between the request to end and the kill

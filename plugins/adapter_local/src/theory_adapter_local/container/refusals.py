@@ -10,8 +10,8 @@ from theory_adapter_local.container.endings import NOT_EXECUTABLE, NOT_FOUND
 
 if TYPE_CHECKING:
     from theory import Job
-    from theory_adapter_local.adapter import Options
     from theory_adapter_local.engine.client import Refused
+    from theory_adapter_local.options import Options
 
 _WORDS = 300  # characters of what the engine says that a message repeats
 _COMMAND = (

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from theory import Job, Json, JsonObject, Secrets, Workspace
-    from theory_adapter_local.adapter import Options
     from theory_adapter_local.engine.client import Engine, Refused
     from theory_adapter_local.images.find import Ready
+    from theory_adapter_local.options import Options
 
 NOBODY = (65534, 65534)  # runs the command where we are root; every Linux distribution has it
 SECRETS = "/run/secrets"

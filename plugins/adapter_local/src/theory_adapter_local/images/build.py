@@ -10,11 +10,10 @@ import re
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from theory import errors
+from theory import ImageName, bases_of, errors
 from theory_adapter_local.engine.client import Refused
 from theory_adapter_local.images.buildkit import BaseMissing, StepFailed, build_with_cli, has_buildx
 from theory_adapter_local.images.context import archive_of, copy_context
-from theory_adapter_local.images.dockerfile import bases_of
 from theory_adapter_local.images.find import (
     CONTEXT_LABEL,
     asked_platform,
@@ -25,18 +24,18 @@ from theory_adapter_local.images.find import (
     renews,
 )
 from theory_adapter_local.images.lock import locked
+from theory_adapter_local.images.platforms import normal_platform
 from theory_adapter_local.images.progress import Failed, follow
 from theory_adapter_local.images.pull import disk_full, pull_image, refusal
-from theory_adapter_local.images.reference import Reference, normal_platform
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from theory import Channel, Processor
-    from theory_adapter_local.adapter import Options
     from theory_adapter_local.engine.client import Engine
     from theory_adapter_local.images.find import Source
+    from theory_adapter_local.options import Options
 
 _TAIL_LINES = 12
 _FULL = "no space left on device"
@@ -85,7 +84,7 @@ def _build(
         try:
             build_with_cli(engine, processor, source, options, place, channel)
         except BaseMissing as error:
-            base = Reference.parse(error.name)
+            base = ImageName.parse(error.name)
             raise refusal(engine, base, asked_platform(options), error.words) from error
         except StepFailed as error:
             raise _build_failed(processor, error.words, error.step, error.tail, error.exit_code) from error
@@ -122,7 +121,7 @@ def _fetch_bases(engine: Engine, text: str, options: Options, channel: Channel) 
     """Pull what the Dockerfile takes from elsewhere, with the login, progress and errors of any pull."""
     for base in bases_of(text):
         try:
-            reference = Reference.parse(base.name)
+            reference = ImageName.parse(base.name)
         except ValueError:
             continue  # the builder says where it stands
         platform = normal_platform(base.platform) if base.platform else asked_platform(options)

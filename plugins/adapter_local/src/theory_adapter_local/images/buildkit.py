@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from theory import Channel, Processor
-    from theory_adapter_local.adapter import Options
     from theory_adapter_local.engine.client import Engine
     from theory_adapter_local.images.find import Source
+    from theory_adapter_local.options import Options
 
 _POLL_S = 0.05
 _GRACE_S = 5.0  # to end the build in the engine as well; half of what a cancelled adapter has

@@ -16,17 +16,17 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from theory import Image, canonical_json, cid_of, errors
+from theory import Image, ImageName, canonical_json, cid_of, errors, image_name, pinned_id
 from theory_adapter_local.engine.client import Refused
-from theory_adapter_local.images.reference import Reference, fits, normal_platform
+from theory_adapter_local.images.platforms import fits, normal_platform
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from theory import Channel, Job, Processor
-    from theory_adapter_local.adapter import Options
     from theory_adapter_local.engine.client import Engine
+    from theory_adapter_local.options import Options
 
 CONTEXT_LABEL = "theory.context"  # of an image that we built: the cid of what it was built from
 _TAG_DIGITS = 40  # hex digits of the context's cid: 160 bits
@@ -46,17 +46,14 @@ class Ready(NamedTuple):
 class Source(NamedTuple):
     """Where an entry's image comes from, as this engine has to be asked."""
 
-    reference: Reference  # of a build: what we tag it with
-    tree: str = ""  # the cid of the folder that it is built from; "" for an image of somebody else's
-    context: str = ""  # the cid of all that decides what is built
+    processor: Processor
+    reference: ImageName  # of a build: what we tag it with
+    context: str = ""  # the cid of all that decides what is built; "" for an image of somebody else's
     is_pinned: bool = False  # whether what it is can be known wherever it is
 
     def pinned_id(self, platform: str) -> str:
-        """The id of the image wherever it is; "" where that says too little."""
-        if not self.is_pinned or not self.context:
-            return self.reference.digest
-        # Entries have no build arguments; the member keeps the id apart from those of the day when they have.
-        return "build:" + cid_of(canonical_json({"tree": self.tree, "arguments": {}, "platform": platform}))
+        """The id of the image wherever it is; "" where its entry says too little."""
+        return pinned_id(self.processor, platform) if self.is_pinned else ""
 
 
 def identify_image(engine: Engine, processor: Processor, options: Options) -> Image:
@@ -161,47 +158,16 @@ def source_of(processor: Processor, options: Options) -> Source:
     """
     dockerfile = processor.image.dockerfile
     if dockerfile is None:
-        reference = reference_in(processor, processor.image.oci or "")
-        return Source(reference, is_pinned=bool(reference.digest))
+        reference = image_name(processor)
+        return Source(processor, reference, is_pinned=bool(reference.digest))
     content = {
         "tree": processor.tree,
         "dockerfile": os.path.normpath(dockerfile),
         "platform": asked_platform(options),
     }
     context = cid_of(canonical_json(content))
-    reference = Reference("docker.io", f"theory/{_plain_name(processor)}", context[3 : 3 + _TAG_DIGITS], "")
-    return Source(reference, processor.tree, context, _has_pinned_bases(processor))
-
-
-def reference_in(processor: Processor, name: str) -> Reference:
-    """The image of this name, which stands in the entry."""
-    try:
-        return Reference.parse(name)
-    except ValueError:
-        raise errors.RegistryFault(
-            f"{processor.ref}: {name[:200]!r} is no name of an image",
-            hint="write it as docker pull takes it, such as ghcr.io/acme/tool@sha256:…",
-        ) from None
-
-
-def read_dockerfile(processor: Processor) -> str:
-    """The text of the entry's Dockerfile."""
-    path = processor.folder / (processor.image.dockerfile or "")
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise errors.RegistryFault(
-            f"{path} cannot be read: {error}", hint="put the Dockerfile there"
-        ) from error
-
-
-def _has_pinned_bases(processor: Processor) -> bool:
-    text = read_dockerfile(processor)
-    if "@sha" not in text and "scratch" not in text.lower():
-        return False
-    from theory_adapter_local.images.dockerfile import bases_of  # noqa: PLC0415 - most have a tag
-
-    return all(base.is_pinned for base in bases_of(text))
+    reference = ImageName("docker.io", f"theory/{_plain_name(processor)}", context[3 : 3 + _TAG_DIGITS], "")
+    return Source(processor, reference, context, is_pinned=bool(pinned_id(processor, "")))
 
 
 def _plain_name(processor: Processor) -> str:
@@ -274,13 +240,13 @@ def _image(found: Mapping[str, Any], source: Source, options: Options) -> Image:
     )
 
 
-def _digest(found: Mapping[str, Any], reference: Reference) -> str:
+def _digest(found: Mapping[str, Any], reference: ImageName) -> str:
     """The digest under which a registry has it; the engine's own id where none has."""
     if reference.digest:
         return reference.digest
     for text in found.get("RepoDigests") or ():
         try:
-            known = Reference.parse(text)
+            known = ImageName.parse(text)
         except ValueError:  # <none>@sha256:…
             continue
         if known.name == reference.name:

@@ -14,9 +14,8 @@ from theory_adapter_local.images.progress import Failed, follow
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from theory import Channel
+    from theory import Channel, ImageName
     from theory_adapter_local.engine.client import Engine
-    from theory_adapter_local.images.reference import Reference
 
 _SILENCE_S = 1.0  # between two lines of progress
 _WORDS = 300  # characters of a registry's answer that a hint shows
@@ -67,7 +66,7 @@ _REASONS = (
 
 def pull_image(
     engine: Engine,
-    reference: Reference,
+    reference: ImageName,
     platform: str,
     policy: Literal["missing", "always", "never"],
     channel: Channel,
@@ -102,7 +101,7 @@ def pull_image(
         raise refusal(engine, reference, platform, words) from error
 
 
-def refusal(engine: Engine, reference: Reference, platform: str, words: str) -> errors.TheoryError:
+def refusal(engine: Engine, reference: ImageName, platform: str, words: str) -> errors.TheoryError:
     """The error for a pull that failed with these words."""
     said = " ".join(words.split())[:_WORDS]
     if _FULL in said:
