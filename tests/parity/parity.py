@@ -42,7 +42,18 @@ class Way:
     """One way to run: an adapter and its options."""
 
     adapter: str
-    options: JsonObject | None = None
+    mode: str = ""
+
+    @property
+    def options(self) -> JsonObject | None:
+        """The adapter's options."""
+        return {"mode": self.mode} if self.mode else None
+
+
+WAYS = {
+    "local": Way("local"),
+    "modal": Way("modal", "sandbox"),
+}
 
 
 def write_entries(root: Path, base: str = "python:3.11-slim") -> None:
@@ -60,8 +71,8 @@ def write_entries(root: Path, base: str = "python:3.11-slim") -> None:
 
 def run(runner: Runner, way: Way, ref: str, inputs: Mapping[str, Any], **more: Any) -> Envelope:
     """Really run it that way."""
-    given: dict[str, Any] = {"memo": "off", **more}
-    return runner.run(ref, dict(inputs), adapter=way.adapter, options=way.options, **given)
+    given: dict[str, Any] = {"memo": "off", "options": way.options, **more}
+    return runner.run(ref, dict(inputs), adapter=way.adapter, **given)
 
 
 def answer(runner: Runner, envelope: Envelope) -> dict[str, Any]:

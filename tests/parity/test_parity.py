@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from functools import cache
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from parity.parity import ANYTHING, CHECKED, Way, answer, run
+from parity.parity import ANYTHING, CHECKED, WAYS, Way, answer, run
 from processors.runs import REPOSITORY
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from theory import Runner
 
 HERE = Way("process")
+AT_ONCE = 6
 TRIPS = (REPOSITORY / "examples" / "bike_trips.csv").read_bytes()
 ODD = 'né,"a ""b""",c\n1,,2026-01-01\n\n-2.5,x,2026-02-30\n3,"l\nl",\n'.encode("cp1252")
 
@@ -57,14 +59,6 @@ GOOD = {
     ),
 }
 
-
-@pytest.mark.parametrize("case", GOOD)
-def test_what_a_program_leaves_is_kept_alike(runner: Runner, way: Way, case: str) -> None:
-    there = answer(runner, run(runner, way, ANYTHING, {"program": GOOD[case]}, seed=7))
-    assert there == _here(runner, ANYTHING, GOOD[case])
-    assert "outputs" in there
-
-
 # What a program may do that is a failure everywhere, and its code.
 BAD = {
     "an exit code": (
@@ -93,30 +87,52 @@ BAD = {
     "meta with NaN": ("open('meta.json', 'w').write('{\"a\": NaN}')", "ERR_OUTPUTS"),
 }
 
+# What the schema of the outputs refuses, and its words.
+UGLY = {
+    "a file is missing": ("pass", '"answer.json" is a required property'),
+    "a member is missing": ("open('answer.json', 'w').write('{}')", '"n" is a required property'),
+    "another type": ("open('answer.json', 'w').write('[1]')", 'is not of type "object"'),
+}
+
+
+@pytest.fixture(scope="module")
+def asked(runner: Runner) -> Iterator[Callable[[Way, str], Any]]:
+    """What each way answers in each case: all are asked at once, since most of the time they wait."""
+    programs = {case: (ANYTHING, program) for case, program in GOOD.items()}
+    programs |= {case: (ANYTHING, program) for case, (program, _) in BAD.items()}
+    programs |= {case: (CHECKED, program) for case, (program, _) in UGLY.items()}
+
+    def ask(way: Way, ref: str, program: str, timeout: float | None) -> Any:
+        return answer(runner, run(runner, way, ref, {"program": program}, timeout=timeout, seed=7))
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        answers = {
+            (way, case): pool.submit(ask, way, ref, program, 1 if "sleep" in program else None)
+            for case, (ref, program) in programs.items()
+            for way in (HERE, *WAYS.values())
+        }
+        yield lambda way, case: answers[way, case].result()
+
+
+@pytest.mark.parametrize("case", GOOD)
+def test_what_a_program_leaves_is_kept_alike(asked: Callable[[Way, str], Any], way: Way, case: str) -> None:
+    assert asked(way, case) == asked(HERE, case)
+    assert "outputs" in asked(way, case)
+
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_failure_is_told_alike(runner: Runner, way: Way, case: str) -> None:
-    program, code = BAD[case]
-    timeout = 1 if code == "ERR_TIMEOUT" else None
-    there = answer(runner, run(runner, way, ANYTHING, {"program": program}, timeout=timeout, seed=7))
-    assert there == _here(runner, ANYTHING, program, timeout)
-    assert there["code"] == code
+def test_a_failure_is_told_alike(asked: Callable[[Way, str], Any], way: Way, case: str) -> None:
+    assert asked(way, case) == asked(HERE, case)
+    assert asked(way, case)["code"] == BAD[case][1]
 
 
-@pytest.mark.parametrize(
-    ("program", "said"),
-    [
-        ("pass", '"answer.json" is a required property'),
-        ("open('answer.json', 'w').write('{}')", '"n" is a required property'),
-        ("open('answer.json', 'w').write('[1]')", 'is not of type "object"'),
-    ],
-    ids=["a file is missing", "a member is missing", "another type"],
-)
-def test_what_the_schema_refuses_is_refused_alike(runner: Runner, way: Way, program: str, said: str) -> None:
-    there = answer(runner, run(runner, way, CHECKED, {"program": program}, seed=7))
-    assert there == _here(runner, CHECKED, program)
-    assert there["code"] == "ERR_OUTPUTS"
-    assert said in there["message"]
+@pytest.mark.parametrize("case", UGLY)
+def test_what_the_schema_refuses_is_refused_alike(
+    asked: Callable[[Way, str], Any], way: Way, case: str
+) -> None:
+    assert asked(way, case) == asked(HERE, case)
+    assert asked(way, case)["code"] == "ERR_OUTPUTS"
+    assert UGLY[case][1] in asked(way, case)["message"]
 
 
 @pytest.mark.parametrize(
@@ -132,18 +148,12 @@ def test_what_the_schema_refuses_is_refused_alike(runner: Runner, way: Way, prog
     ids=", ".join,
 )
 def test_a_wrong_request_is_refused_alike(runner: Runner, way: Way, more: dict[str, Any]) -> None:
-    inputs = {"program": "", **more.pop("inputs", {})} if "inputs" in more else {"program": ""}
+    inputs = {"program": "", **more.get("inputs", {})}
     options = more.get("options")
-    asked = {name: value for name, value in more.items() if name != "options"}
+    asked = {name: value for name, value in more.items() if name not in {"inputs", "options"}}
     here, there = (
-        answer(runner, run(runner, Way(at.adapter, options or at.options), ANYTHING, inputs, **asked))
+        answer(runner, run(runner, at, ANYTHING, inputs, options=options or at.options, **asked))
         for at in (HERE, way)
     )
     assert there["code"] == here["code"]
     assert there["exit"] == here["exit"] == 2
-
-
-@cache
-def _here(runner: Runner, ref: str, program: str, timeout: float | None = None) -> dict[str, Any]:
-    """What ``process`` answers, asked once for all ways."""
-    return answer(runner, run(runner, HERE, ref, {"program": program}, timeout=timeout, seed=7))
