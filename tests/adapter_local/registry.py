@@ -149,7 +149,7 @@ def _tar(files: Mapping[str, bytes]) -> bytes:
     with tarfile.open(fileobj=stream, mode="w") as archive:
         for name, data in files.items():
             info = tarfile.TarInfo(name)
-            info.size = len(data)
+            info.size, info.mode = len(data), 0o755
             archive.addfile(info, io.BytesIO(data))
     return stream.getvalue()
 
