@@ -16,6 +16,7 @@ NAMES = {  # and their arguments: about twenty minutes in all
     "ledger": [],
     "profile": ["200"],
     "containers": [],
+    "remote": [],
     "upkeep": [],
 }
 
