@@ -7,7 +7,9 @@ second part.
 
 from __future__ import annotations
 
+import fcntl
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from theory import durable
@@ -19,12 +21,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _ID = "ledger.id"
+_ID_DIGITS = 32
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _BESIDE = "beside the store"  # a home that is moved as a whole takes its store along
 _MARK_BYTES = 4096
 
 
 def enroll(root: Path, home: Path) -> None:
-    """Leave the mark of this home's ledger in a store, durably, if it is not there.
+    """Leave the mark of this home's ledger in a store that is ready, durably, if it is not there.
 
     Raises:
         StoreFailed: It cannot be written.
@@ -38,7 +42,9 @@ def enroll(root: Path, home: Path) -> None:
             found = False
         if not found:
             durable.make_folders(mark.parent, durable.PRIVATE_FOLDER)
-            durable.write_file(mark, where.encode(errors="surrogateescape"), mode=durable.PRIVATE_FILE)
+            # Through the staging folder: gc knows what a crash leaves there, and here it would be a mark.
+            content, through = where.encode(errors="surrogateescape"), root / "tmp"
+            durable.write_file(mark, content, mode=durable.PRIVATE_FILE, through=through)
     except OSError as error:
         raise durable.refusal(
             StoreFailed, f"cannot mark the store {root} as used by {home}", error
@@ -72,27 +78,23 @@ def others(root: Path, home: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _id(home: Path) -> str:
-    """The id of this home's ledger, made once."""
+    """The id of this home's ledger, made once; who dies at it leaves no more than an empty file."""
     path = home / _ID
-    try:
-        return path.read_text("ascii")
-    except FileNotFoundError:
-        pass
+    with suppress(FileNotFoundError):
+        if len(id_ := path.read_text("ascii")) == _ID_DIGITS:
+            return id_
     durable.make_folders(home, durable.PRIVATE_FOLDER)
-    descriptor, temp = durable.create(home)
+    descriptor = os.open(path, _FLAGS, durable.PRIVATE_FILE)
     try:
-        try:
-            durable.write_all(descriptor, os.urandom(16).hex().encode())
+        os.fchmod(descriptor, durable.PRIVATE_FILE)  # whatever the umask
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # of two who make one at once, one does
+        if os.fstat(descriptor).st_size != _ID_DIGITS:
+            os.ftruncate(descriptor, 0)
+            durable.write_all(descriptor, os.urandom(_ID_DIGITS // 2).hex().encode())
             durable.sync(descriptor)
-        finally:
-            os.close(descriptor)
-        try:
-            os.link(temp, path)  # of two who make one at once, one wins
             durable.sync_folder(home)
-        except FileExistsError:
-            pass
     finally:
-        durable.discard(temp)
+        durable.close(descriptor)
     return path.read_text("ascii")
 
 
