@@ -162,6 +162,8 @@ def test_a_folder_is_not_made_where_a_file_is(tmp_path: Path) -> None:
         (errno.EACCES, "make it writable"),
         (errno.ENOENT, "is its volume mounted"),
         (errno.EIO, "nothing of this is relied on"),
+        (errno.EMFILE, "ulimit -n"),
+        (errno.ENOLCK, "lock files"),
         (errno.ELOOP, "theory doctor"),
     ],
     ids=lambda value: errno.errorcode[value] if isinstance(value, int) else "",
@@ -171,3 +173,43 @@ def test_a_refusal_says_what_why_and_what_helps(kind: type[StoreFailed], number:
     assert type(error) is kind
     assert error.message == f"cannot write to /mnt/x: {os.strerror(number)}"
     assert hint in error.hint
+
+
+def test_a_folder_whose_name_could_not_be_made_durable_is_not_left_for_others_to_rely_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(descriptor: int) -> None:
+        del descriptor
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing)
+        with pytest.raises(OSError, match="Input/output error"):
+            durable.make_folders(tmp_path / "a" / "b")
+    assert not (tmp_path / "a").exists()
+    durable.make_folders(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_a_close_that_fails_is_a_failure_of_what_was_not_synced_and_of_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = os.close
+
+    def failing(descriptor: int) -> None:
+        close(descriptor)
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", failing)
+        durable.sync_folder(tmp_path)
+        with pytest.raises(OSError, match="Disk quota exceeded"):
+            durable.write_file(tmp_path / "a", b"new", mode=0o600)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_what_refuses_anybody_has_a_remedy_of_its_own() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    assert "free some space" in durable.remedy(full, "check it")
+    for error in (FileNotFoundError(errno.ENOENT, "No such file"), ValueError("boom")):
+        assert durable.remedy(error, "check it") == "check it"

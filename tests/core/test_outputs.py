@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -12,7 +13,7 @@ import pytest
 
 from core.bed import Call, Fake, done, house, write_entry
 from theory import Failure, Success, outputs
-from theory.errors import BadOutputPath, BadOutputs, DuplicateOutput, OutputLimit, Retry
+from theory.errors import BadOutputPath, BadOutputs, DuplicateOutput, OutputLimit, Retry, StoreFailed
 from theory.filestore import FileStore
 from theory.redact import Redactor
 from theory.registry import FolderRegistry
@@ -295,6 +296,19 @@ def test_too_many_open_files_are_no_fault_of_the_processor(out: Path) -> None:
         for descriptor in taken:
             os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT], ids=errno.errorcode.get)
+def test_a_disk_that_refuses_is_no_fault_of_the_processor(
+    out: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def failing(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    (out / "a.txt").write_text("x")
+    monkeypatch.setattr(os, "readv", failing)
+    with pytest.raises(StoreFailed, match=rf"^the output 'a.txt' cannot be read: {os.strerror(number)}$"):
+        check(out)
 
 
 def test_a_name_with_the_value_of_a_secret_is_refused_and_not_shown(out: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import re
 import sys
 from dataclasses import dataclass
@@ -134,6 +135,13 @@ def test_an_adapter_answers_with_its_records() -> None:
 def test_what_is_no_answer_is_a_named_error(answer: object, message: str) -> None:
     with pytest.raises(PluginFailed, match=message):
         execute(adapter_of(Fake(execute=answer)))
+
+
+def test_a_disk_that_is_full_is_no_bug_in_the_plugin() -> None:
+    error = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(PluginFailed, match=r"raised OSError: .*No space left on device") as caught:
+        execute(adapter_of(Fake(execute=error)))
+    assert "free some space" in caught.value.hint
 
 
 def test_a_hook_that_is_not_there_is_not_answered() -> None:

@@ -41,10 +41,13 @@ def of_a_newer_version(home: Path) -> None:
         raw.execute("CREATE TABLE plans (key)")
 
 
+UNOPENED = (
+    "see that its folder exists and is writable, or set THEORY_HOME to another folder; or raise ulimit -n"
+)
 HINTS: dict[Callable[[Path], None], str] = {
     a_text: "move the file away and put back a copy of it, or set THEORY_HOME to another folder",
-    a_folder: "see that its folder exists and is writable, or set THEORY_HOME to another folder",
-    a_dangling_link: "see that its folder exists and is writable, or set THEORY_HOME to another folder",
+    a_folder: UNOPENED,
+    a_dangling_link: UNOPENED,
     of_a_newer_version: "upgrade theory-core; the file was not touched",
 }
 

@@ -132,12 +132,13 @@ def _from_file(file: Path, source: str, store: Store, cancelled: Callable[[], bo
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise AttachmentNotFound(
-            f"Attachment file {shown} cannot be read: {reason}", hint="check the file"
+            f"Attachment file {shown} cannot be read: {reason}",
+            hint=durable.remedy(error, "check the file"),
         ) from None
     try:
         return _from_descriptor(descriptor, shown, store, cancelled)
     finally:
-        os.close(descriptor)
+        durable.close(descriptor)
 
 
 def _from_descriptor(descriptor: int, shown: str, store: Store, cancelled: Callable[[], bool]) -> Staged:
@@ -166,7 +167,8 @@ def _from_descriptor(descriptor: int, shown: str, store: Store, cancelled: Calla
             return blobs.stage(store, stream, cancelled=cancelled)
     except OSError as error:
         raise AttachmentNotFound(
-            f"Attachment file {shown} cannot be read: {error.strerror or error}", hint="check the file"
+            f"Attachment file {shown} cannot be read: {error.strerror or error}",
+            hint=durable.remedy(error, "check the file"),
         ) from None
 
 

@@ -15,7 +15,7 @@ import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from theory.durable import refusal
+from theory import durable
 from theory.errors import StoreFailed
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class InUse:
         try:
             age = self._enter()
         except OSError as error:
-            raise refusal(StoreFailed, f"cannot lock {self.path}", error) from error
+            raise durable.refusal(StoreFailed, f"cannot lock {self.path}", error) from error
         try:
             yield
         finally:
@@ -112,7 +112,7 @@ class _Age:
     def close(self) -> None:
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
-            os.close(descriptor)
+            durable.close(descriptor)
 
 
 def is_free(path: str) -> bool:
@@ -126,7 +126,7 @@ def is_free(path: str) -> bool:
     except OSError:
         return False
     finally:
-        os.close(descriptor)
+        durable.close(descriptor)
     return True
 
 

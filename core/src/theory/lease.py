@@ -15,6 +15,7 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from theory import durable
 from theory.errors import Busy, StoreFailed
 
 if TYPE_CHECKING:
@@ -46,13 +47,10 @@ def lease(states: Path, execution_id: str) -> Iterator[Path]:
             (folder / "work" / "out").mkdir(parents=True, mode=0o700)
             (folder / "adapter").mkdir(exist_ok=True, mode=0o700)
         except BaseException:
-            os.close(lock)
+            durable.close(lock)
             raise
     except OSError as error:
-        raise StoreFailed(
-            f"cannot make the folder {folder}: {error.strerror}",
-            hint="set THEORY_HOME to a folder that can be written",
-        ) from error
+        raise durable.refusal(StoreFailed, f"cannot make the folder {folder}", error) from error
     failed = False
     try:
         yield folder
@@ -61,7 +59,7 @@ def lease(states: Path, execution_id: str) -> Iterator[Path]:
         raise
     finally:
         (_tidy if failed else _discard)(folder)
-        os.close(lock)
+        durable.close(lock)
 
 
 def sweep(states: Path) -> None:
@@ -82,7 +80,7 @@ def sweep(states: Path) -> None:
                 if _is_the_lock_of(folder, lock):
                     _tidy(folder)
             finally:
-                os.close(lock)
+                durable.close(lock)
 
 
 def is_held(folder: Path) -> bool:
@@ -94,7 +92,7 @@ def is_held(folder: Path) -> bool:
     try:
         return not _taken(lock) and _is_the_lock_of(folder, lock)
     finally:
-        os.close(lock)
+        durable.close(lock)
 
 
 def bury(states: Path, is_over: Callable[[str, float], bool]) -> int:
@@ -126,7 +124,7 @@ def bury(states: Path, is_over: Callable[[str, float], bool]) -> int:
                     _discard(folder)
                     buried += 1
             finally:
-                os.close(lock)
+                durable.close(lock)
     return buried
 
 
@@ -142,7 +140,7 @@ def _unlink_if_dead(part: Path) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             part.unlink()
         finally:
-            os.close(lock)
+            durable.close(lock)
 
 
 def remove(folder: Path) -> None:
@@ -223,20 +221,20 @@ def _held(folder: Path, execution_id: str) -> int:
         finally:
             part.unlink(missing_ok=True)
             if lock >= 0:
-                os.close(lock)
+                durable.close(lock)
         try:
             lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             continue
         if not _taken(lock):
-            os.close(lock)
+            durable.close(lock)
             raise Busy(
                 f"the execution {execution_id} is running elsewhere",
                 hint="wait for it, then ask with the same id",
             )
         if _is_the_lock_of(folder, lock):
             return lock
-        os.close(lock)
+        durable.close(lock)
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
@@ -53,7 +53,8 @@ class LockFile:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor in _OPEN:
             _OPEN.discard(descriptor)
-            os.close(descriptor)
+            with suppress(OSError):  # there is nothing in it to lose
+                os.close(descriptor)
 
     def _is_taken(self) -> bool:
         if self._descriptor < 0:

@@ -13,9 +13,17 @@ from contextlib import contextmanager
 from dataclasses import field
 from typing import TYPE_CHECKING, cast
 
-from theory import blobs, paths
-from theory.canon import MAX_INTEGER, BadJson, parse_json
-from theory.errors import BadOutputPath, BadOutputs, DuplicateOutput, OutputLimit, RegistryFault, Retry
+from theory import blobs, durable, paths
+from theory.canon import MAX_INTEGER, MAX_JSON_VALUES, BadJson, most_values, parse_json
+from theory.errors import (
+    BadOutputPath,
+    BadOutputs,
+    DuplicateOutput,
+    OutputLimit,
+    RegistryFault,
+    Retry,
+    StoreFailed,
+)
 from theory.mime import mime_of
 from theory.record import Record
 from theory.schemas import BadSchema, Mismatch, schema_of
@@ -41,6 +49,7 @@ MAX_META_BYTES = 1024  # of a string among them
 META = "meta.json"
 
 _NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)
+_OF_THE_DISK = (errno.EIO, errno.ENOSPC, errno.EDQUOT)  # it refuses, whatever the processor did
 _PACK = "pack them into an archive, or write less"
 _READABLE = "the processor leaves its outputs readable for the user who runs it"
 _META_HINT = "it is an object of a few scalars, such as tokens_in; put the rest into a file of its own"
@@ -79,6 +88,7 @@ def check_outputs(
     Raises:
         BadOutputPath, DuplicateOutput, OutputLimit, BadOutputs: Which file, and what is wrong with it.
         Retry: This process has too many files open.
+        StoreFailed: The disk refuses to read them, or the store to take them.
     """
     with _worded(
         "the folder for outputs", "the processor writes into THEORY_ROOT/job/out and leaves it there"
@@ -87,7 +97,7 @@ def check_outputs(
     batch = blobs.Batch(store)
     outputs: list[Artifact] = []
     document: JsonObject = {}
-    parsed = 0
+    parsed = values = 0
     try:
         names = sorted(_listed(root), key=lambda name: (name == META, name))
         _check_names(names, prefix, redactor)
@@ -95,11 +105,13 @@ def check_outputs(
             blob = batch.add(_staged(root, name, store, cancelled))
             mime = mime_of(name)
             outputs.append(Artifact(prefix + name, blob.cid, blob.size_bytes, mime))
+            document[name] = {"mime": mime, "size_bytes": blob.size_bytes}
             if _is_read(name, mime, blob.size_bytes, parsed):
-                document[name] = _content(name, blob)
-                parsed += blob.size_bytes
-            else:
-                document[name] = {"mime": mime, "size_bytes": blob.size_bytes}
+                content = _content(blob)
+                more = most_values(content.decode("utf-8", "replace"))
+                if name == META or values + more <= MAX_JSON_VALUES:
+                    document[name] = _parsed(name, content)
+                    parsed, values = parsed + blob.size_bytes, values + more
         _validated(processor, document)
         meta, cost, warnings = _meta(document.get(META, {}), redactor)
         return Outputs(tuple(outputs), tuple(batch.staged), meta, cost, warnings)
@@ -107,7 +119,7 @@ def check_outputs(
         batch.discard()
         raise
     finally:
-        os.close(root)
+        durable.close(root)
 
 
 def _listed(root: int) -> list[str]:
@@ -158,7 +170,7 @@ def _entries(root: int, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
                 for entry in entries:
                     yield entry.name, entry.stat(follow_symlinks=False)
         finally:
-            os.close(folder)
+            durable.close(folder)
 
 
 def _check_names(names: list[str], prefix: str, redactor: Redactor) -> None:
@@ -195,11 +207,11 @@ def _opened(root: int, name: str, flags: int) -> int:
     try:
         for folder in folders:
             below = os.open(folder, _FOLDER, dir_fd=here)
-            os.close(here)
+            durable.close(here)
             here = below
         return os.open(last, flags, dir_fd=here)
     finally:
-        os.close(here)
+        durable.close(here)
 
 
 def _staged(root: int, name: str, store: Store, cancelled: Callable[[], bool]) -> Staged:
@@ -217,7 +229,7 @@ def _staged(root: int, name: str, store: Store, cancelled: Callable[[], bool]) -
 
             blob = blobs.stage(store, descriptor, cancelled=stopped)
         finally:
-            os.close(descriptor)
+            durable.close(descriptor)
     if blob.size_bytes != found.st_size:
         raise _changed(name)
     return blob
@@ -235,6 +247,8 @@ def _worded(what: str, hint: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in _OF_THE_DISK:
+            raise durable.refusal(StoreFailed, f"{what} cannot be read", error) from error
         if error.errno in _NO_MORE_FILES:
             raise Retry(
                 f"{what} cannot be opened: {error.strerror}", hint="allow more open files: ulimit -n 1024"
@@ -254,7 +268,7 @@ def _not_regular(name: str, mode: int) -> BadOutputPath:
 
 
 def _is_read(name: str, mime: str, size_bytes: int, parsed: int) -> bool:
-    """Whether a file's content is in the outputs document; ``parsed``: the bytes of those before it."""
+    """Whether a file's content may be in the outputs document; ``parsed``: the bytes of those before it."""
     if name == META:
         return True
     return (
@@ -264,14 +278,18 @@ def _is_read(name: str, mime: str, size_bytes: int, parsed: int) -> bool:
     )
 
 
-def _content(name: str, blob: Staged) -> Json:
+def _content(blob: Staged) -> bytes:
     if blob.size_bytes > MAX_PARSED_BYTES:
         raise BadOutputs(
             f"{META} is larger than {MAX_PARSED_BYTES // 1024**2} MiB: {blob.size_bytes:,} bytes",
             hint=_META_HINT,
         )
+    return blobs.content(blob)
+
+
+def _parsed(name: str, content: bytes) -> Json:
     try:
-        return parse_json(blobs.content(blob), exact=False)
+        return parse_json(content, exact=False)
     except BadJson as error:
         at = f" at {error.pointer}" if error.pointer else ""
         raise BadOutputs(

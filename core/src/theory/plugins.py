@@ -12,7 +12,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from theory import discovery
+from theory import discovery, durable
 from theory.discovery import published as published  # noqa: PLC0414 - told from here to others, found there without pluggy
 from theory.errors import PluginFailed, TheoryError, UnknownAdapter
 from theory.hookspecs import HOOKS_OF_GROUP
@@ -110,7 +110,7 @@ class Plugin:
         except Exception as error:
             raise PluginFailed(
                 f"{hook} of {self.who} raised {type(error).__name__}: {error}",
-                hint="that is a bug in the plugin; --debug shows where",
+                hint=durable.remedy(error, "that is a bug in the plugin; --debug shows where"),
             ) from error
 
 

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from theory import __version__
+from theory import __version__, durable
 from theory.canon import BadJson, check_json, cid_of, compact
 from theory.errors import RegistryFault, UnknownRef
 from theory.hookspecs import hookimpl
@@ -128,7 +128,8 @@ class FolderRegistry:
             return
         part = self._cache / f"{cid[3:]}.{os.getpid()}"
         try:
-            self._cache.mkdir(parents=True, exist_ok=True)
+            # It may be the first to make the home, whose name has to last like all that will be in it.
+            durable.make_folders(self._cache, durable.PRIVATE_FOLDER)
             body = compact(document).encode()
             part.write_bytes(_mark(body) + b"\n" + body)
             part.replace(self._cache / f"{cid[3:]}.json")
@@ -162,7 +163,8 @@ def _read(file: Path) -> bytes:
     except OSError as error:
         if error.errno not in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:  # a link, a directory, a socket
             raise RegistryFault(
-                f"{file} cannot be read: {error.strerror}", hint="check its permissions"
+                f"{file} cannot be read: {error.strerror}",
+                hint=durable.remedy(error, "check its permissions"),
             ) from error
     raise RegistryFault(f"{file} is no regular file", hint="put the entry itself in its place")
 

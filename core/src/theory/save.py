@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from theory import blobs
+from theory import blobs, durable
 from theory.errors import Interrupted, SaveFailed, Usage
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _try(folder: Path, what: str) -> None:
     except OSError as error:
         raise Usage(
             f"{what} cannot be written: {folder}: {error.strerror}",
-            hint="make it writable for you, or name another one",
+            hint=durable.remedy(error, "make it writable for you, or name another one"),
         ) from None
 
 
@@ -149,11 +149,11 @@ def _place(root: Path, artifact: Artifact) -> Iterator[tuple[str, int]]:
                 with suppress(FileExistsError):
                     os.mkdir(folder, dir_fd=descriptor)
                 below = os.open(folder, _FOLDER, dir_fd=descriptor)
-                os.close(descriptor)
+                durable.close(descriptor)
                 descriptor = below
             yield name, descriptor
         finally:
-            os.close(descriptor)
+            durable.close(descriptor)
 
 
 def _refuse_folder(name: str, descriptor: int) -> None:

@@ -41,7 +41,7 @@ _WAL_PAGES = 256  # a checkpoint's worth: a start after a death reads about so m
 _LARGE_WAL_BYTES = 8 * _WAL_PAGES * _PAGE_BYTES  # what only one large commit makes
 _HINTS = (  # what SQLite says, and the next step
     ("readonly", "make it and its folder writable, or {elsewhere}"),
-    ("unable to open", "see that its folder exists and is writable, or {elsewhere}"),
+    ("unable to open", "see that its folder exists and is writable, or {elsewhere}; or raise ulimit -n"),
     ("full", "free some space on its file system"),
     ("I/O", "look at the file system: free space, quota, a limit on the size of files, the kernel's log"),
     ("", "move the file away and put back a copy of it, or {elsewhere}"),

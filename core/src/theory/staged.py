@@ -48,7 +48,7 @@ def _taken(temp: str, size_bytes: int) -> Iterator[int]:
             raise _changed(temp, size_bytes)
         yield descriptor
     finally:
-        os.close(descriptor)
+        durable.close(descriptor)
 
 
 def _changed(what: str, size_bytes: int) -> StoreFailed:

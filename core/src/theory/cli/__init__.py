@@ -140,7 +140,9 @@ def run_command_line(arguments: Sequence[str], cancellation: Cancellation) -> in
         return _fail(Interrupted("interrupted"), as_json=as_json)
     except BrokenPipeError:
         # Who reads our output has gone. Whatever ran is closed; there is nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        from theory.cli.show import silence  # noqa: PLC0415 - as above
+
+        silence()
         return 128 + signal.SIGPIPE
     except Exception as error:  # noqa: BLE001 - our own bug, wherever it is, still gets one answer
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # as it showed a help page

@@ -66,9 +66,15 @@ def standard_output() -> Iterator[IO[bytes]]:
 
 def refused_answer(error: OSError) -> int:
     """Say that standard output takes nothing, a full disk, say; the exit status."""
+    silence()
     say(f"Error: cannot write to standard output: {error.strerror}")
     say("Hint: send it elsewhere; what has run is kept, and theory show ID prints its envelope")
     return SaveFailed.exit_code
+
+
+def silence() -> None:
+    """Let nothing more come out on stdout: what waits in its buffer might, at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def answer_envelope(envelope: Envelope, *, as_json: bool) -> int:
@@ -90,7 +96,7 @@ def fail(error: TheoryError, *, as_json: bool, execution_id: str = "") -> int:
     try:
         return answer_envelope(envelope, as_json=as_json)
     except BrokenPipeError:  # who asked has gone; the status is all that is left to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence()
         return error.exit_code
 
 

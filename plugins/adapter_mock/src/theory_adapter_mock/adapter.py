@@ -21,6 +21,8 @@ from theory import (
 from theory_adapter_mock.answer import answer_to, write
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from theory import Channel, Job, Processor, Workspace
 
 _MAX_MICRO_USD = 2**53 - 1  # what the ledger can hold
@@ -109,6 +111,7 @@ def execute(job: Job, workspace: Workspace, options: Options, channel: Channel) 
 
     Raises:
         RegistryFault, Unsupported: As ``identify``.
+        StoreFailed: The workspace cannot be written.
         RuntimeError: The option fail=crash asks for it; half of the answer is there.
     """
     answer = answer_to(job.processor)
@@ -142,7 +145,7 @@ def execute(job: Job, workspace: Workspace, options: Options, channel: Channel) 
     files = answer.files()
     if options.fail:
         files = _spoiled(files, options.fail)
-    write(files, workspace.out)
+    _leave(files, workspace.out)
     if options.fail == "crash":
         raise RuntimeError("the mock adapter breaks down halfway, because fail=crash asks for it")
     return outcome("exit", 0)
@@ -152,6 +155,17 @@ def execute(job: Job, workspace: Workspace, options: Options, channel: Channel) 
 def diagnose() -> tuple[Finding, ...]:
     """Nothing can be missing."""
     return (Finding("mock adapter", ok=True, message="simulates; it needs nothing"),)
+
+
+def _leave(files: dict[str, bytes], out: Path) -> None:
+    try:
+        write(files, out)
+    except OSError as error:
+        raise errors.StoreFailed(
+            f"cannot write to {error.filename or out}: {error.strerror}",
+            hint="see that its disk has space, and that more files may be open (ulimit -n);"
+            " THEORY_HOME names another place",
+        ) from error
 
 
 def _spoiled(files: dict[str, bytes], how: str) -> dict[str, bytes]:

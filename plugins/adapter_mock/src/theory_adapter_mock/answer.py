@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from theory import Json, JsonObject, Processor
 
 META = "meta.json"  # the output whose members join the envelope
+_MAX_PATH = 1024  # characters; a world path has no more bytes
 _MAX_NAME_BYTES = 255  # of one segment: NAME_MAX of Linux and macOS
 _TOKEN = re.compile(r"^\s+|\S+\s*")  # joined again, the tokens are the text
 
@@ -127,15 +128,21 @@ def _derived(processor: Processor) -> Answer:
 
 def _fault_of_paths(paths: Iterable[str]) -> str:
     """Why these cannot all be files below one folder, or an empty text."""
-    folders = {path[:end] for path in paths for end, character in enumerate(path) if character == "/"}
+    paths = tuple(paths)
     for path in paths:
-        if any(step in {"", ".", ".."} or len(step.encode()) > _MAX_NAME_BYTES for step in path.split("/")):
+        if len(path) > _MAX_PATH or any(map(_is_no_name, path.split("/"))):
             return f"{path[:100]!r} is no relative path of a file"
         if "\0" in path or "\\" in path:
             return f"{path[:100]!r} has a character that no file name may have"
+    folders = {path[:end] for path in paths for end, character in enumerate(path) if character == "/"}
+    for path in paths:
         if path in folders:
             return f"{path[:100]!r} is a file and a folder"
     return ""
+
+
+def _is_no_name(step: str) -> bool:
+    return step in {"", ".", ".."} or len(step.encode()) > _MAX_NAME_BYTES
 
 
 def _texts_of(message: Json) -> list[str]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _JSON = "application/json"
 _WORD = "simulated "  # repeated to the length that is wanted
 _MAX_FILE_BYTES = 1024 * 1024  # of one text
+_MAX_TEXT_BYTES = 64 * 1024 * 1024  # of all texts, which are made in memory
 _MAX_DOCUMENTS = 50_000  # values and characters in all JSON: indented, below the 4 MiB that core reads
 _MAX_INTEGER = 2**53 - 1  # RFC 8785: beyond it, readers of JSON disagree
 
@@ -42,6 +43,8 @@ def derive(root: JsonObject) -> tuple[dict[str, str], dict[str, Json]]:
     described = maker.members(rules, at, 0, maker.file)
     if not maker.schema.holds(root, described):
         raise NotDerivable(at, "no simple answer keeps it")
+    if sum(maker.sizes.values()) > _MAX_TEXT_BYTES:
+        raise NotDerivable(at, f"its files would have more than {_MAX_TEXT_BYTES >> 20} MiB")
     texts = {path: _text(maker.sizes[path]) for path in described if path in maker.sizes}
     return texts, {path: value for path, value in described.items() if path not in maker.sizes}
 
