@@ -1,0 +1,93 @@
+"""What would be wrong, one way each, to see that it is found: a child of ``forks`` calls one first."""
+
+# ruff: noqa: SLF001 - a mutant is what the product would be if it were written so
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from theory.filestore import FileStore
+    from theory.ledger import Closing, Ledger
+    from theory.types import Staged
+
+_PIECE_BYTES = 2048
+
+
+def records_first() -> None:
+    """The ledger says that it is true, and then the outputs and records are put."""
+    import theory.run
+    from theory.blobs import Batch
+    from theory.ledger import Ledger
+
+    put, settle, keep = Batch.put, Ledger.settle, vars(theory.run)["keep"]
+    waiting: list[tuple[Any, list[Staged]]] = []
+
+    def put_later(batch: Batch) -> None:
+        waiting.append((batch._store, list(batch.staged)))
+        batch.staged.clear()
+
+    def keep_later(*given: Any, **more: Any) -> Any:
+        _change(Batch, put=put_later)
+        try:
+            return keep(*given, **more)
+        finally:
+            _change(Batch, put=put)
+
+    def settle_first(ledger: Ledger, closing: Closing) -> Any:
+        told = settle(ledger, closing)
+        for store, staged in waiting:
+            store.put(staged)
+        return told
+
+    _change(theory.run, keep=keep_later)
+    _change(Ledger, settle=settle_first)
+
+
+def names_before_content() -> None:
+    """A large blob has its name before all its bytes are written."""
+    from theory import durable, staged
+    from theory.filestore import FileStore
+
+    def put_files(store: FileStore, blobs: Mapping[str, Staged]) -> None:
+        for path, blob in blobs.items():
+            data = staged.content(blob)
+            descriptor, temp = durable.create(store.staging)
+            durable.make_folders(os.path.dirname(path))
+            os.close(descriptor)
+            os.replace(temp, path)
+            for at in range(0, len(data), _PIECE_BYTES):
+                with open(path, "ab") as file:
+                    file.write(data[at : at + _PIECE_BYTES])
+
+    _change(FileStore, _put_files=put_files)
+
+
+def names_of_its_own() -> None:
+    """Temporary files have names that ``theory gc`` does not know."""
+    from theory import durable
+
+    def temporary(folder: Path | str) -> str:
+        return f"{folder}/.part-{os.urandom(16).hex()}"
+
+    _change(durable, temporary=temporary)
+
+
+def reservations_of_another() -> None:
+    """A reservation says that it is that of a process which goes on."""
+    from theory.ledger import owner
+
+    def here(cls: type[owner.Owner]) -> owner.Owner:
+        pid = os.getppid()
+        return cls(owner._boot(), owner._namespace(), pid, owner._stat(pid)[1])
+
+    _change(owner.Owner, here=classmethod(here))
+
+
+def _change(place: object, **changes: object) -> None:
+    for name, value in changes.items():
+        setattr(place, name, value)
