@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 
     from theory.types import Json
 
+    # Where something stands: in what, and its key or number there; None is the whole document.
+    Place = tuple["Place", str | int] | None
+
 MAX_JSON_BYTES = 16 * 1024 * 1024
 MAX_JSON_DEPTH = 64
+MAX_JSON_VALUES = 500_000  # in one document; of the smallest ones, 16 MiB would take 2 GiB and 20 s
 MAX_INTEGER = 2**53 - 1  # RFC 8785, 3.2.2.3: beyond this, two integers may have one spelling
 _EXPONENTS = 1e21  # ECMA-262, Number::toString: below this, a whole double is spelled as an integer
 
@@ -33,6 +37,7 @@ _READ_BYTES = 1024 * 1024
 _SPELLING: dict[str, Any] = {"ensure_ascii": False, "separators": (",", ":"), "allow_nan": False}
 _unsorted = json.JSONEncoder(**_SPELLING).encode
 _sorted = json.JSONEncoder(**_SPELLING, sort_keys=True).encode
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _BEYOND_BMP = re.compile("[\U00010000-\U0010ffff]")
 
 
@@ -48,7 +53,7 @@ class BadJson(ValueError):
 
 
 def parse_json(data: bytes | str, *, exact: bool = True) -> Json:
-    """Read strict JSON: UTF-8, no NaN, no duplicate keys, no lone surrogates, depth 64, 16 MiB.
+    """Read strict JSON: UTF-8, no NaN, no key twice, no lone surrogates, depth 64, 16 MiB, 500,000 values.
 
     Args:
         data: The text.
@@ -64,6 +69,8 @@ def parse_json(data: bytes | str, *, exact: bool = True) -> Json:
     text = _decode(data) if isinstance(data, bytes) else data
     if text.startswith("\ufeff"):
         raise BadJson("a byte order mark, which is not JSON")
+    if most_values(text) > MAX_JSON_VALUES:
+        raise BadJson(f"more than {MAX_JSON_VALUES:,} values, which is the limit")
     try:
         value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer)
     except json.JSONDecodeError as error:
@@ -77,6 +84,20 @@ def parse_json(data: bytes | str, *, exact: bool = True) -> Json:
     return cast("Json", value)
 
 
+def most_values(text: str) -> int:
+    """How many values a JSON text has at most; below the limit of a document this may be far too many.
+
+    Each value but the first follows a comma or begins a list or an object.
+    """
+    if (count := _separators(text)) <= MAX_JSON_VALUES:
+        return count
+    return _separators(_STRING.sub("", text))
+
+
+def _separators(text: str) -> int:
+    return 1 + text.count(",") + text.count("[") + text.count("{")
+
+
 def check_json(value: object, *, exact: bool = True) -> None:
     """Refuse what no JSON document of ours may hold, with its JSON pointer.
 
@@ -86,22 +107,36 @@ def check_json(value: object, *, exact: bool = True) -> None:
         BadJson: A type that is not JSON's, NaN, an infinite number, an integer beyond 2^53-1, a lone
             surrogate, or more than 64 levels.
     """
-    todo: list[tuple[object, str, int]] = [(value, "", 1)]
+    if not isinstance(value, (dict, list)):
+        _check_scalar(value, None, exact=exact)
+        return
+    todo: list[tuple[dict[object, object] | list[object], Place, int]] = [(value, None, 1)]
     while todo:
-        item, pointer, depth = todo.pop()
-        if isinstance(item, dict):
-            for key, child in item.items():
-                if not isinstance(key, str):
-                    raise BadJson(f"a key of type {type(key).__name__}, which is not text", pointer)
-                _check_text(key, pointer)
-                todo.append((child, f"{pointer}/{escape_pointer(key)}", depth + 1))
-        elif isinstance(item, list):
-            todo.extend((child, f"{pointer}/{number}", depth + 1) for number, child in enumerate(item))
-        else:
-            _check_scalar(item, pointer, exact=exact)
-            continue
+        item, place, depth = todo.pop()
         if depth > MAX_JSON_DEPTH:
-            raise BadJson(f"nested deeper than {MAX_JSON_DEPTH} levels", pointer)
+            raise BadJson(f"nested deeper than {MAX_JSON_DEPTH} levels", pointer_of(place))
+        if isinstance(item, dict):
+            for key in item:
+                if not isinstance(key, str):
+                    raise BadJson(f"a key of type {type(key).__name__}, which is not text", pointer_of(place))
+                _check_text(key, place)
+        for step, child in item.items() if isinstance(item, dict) else enumerate(item):
+            if isinstance(child, (dict, list)):
+                todo.append((child, (place, cast("str | int", step)), depth + 1))
+            else:
+                _check_scalar(child, (place, cast("str | int", step)), exact=exact)
+
+
+def pointer_of(place: Place) -> str:
+    """The JSON pointer of a place: what it is in, and its key or number there; None is the whole document.
+
+    A pointer for each value would take the square of the memory where a long key stands above many values.
+    """
+    steps = []
+    while place is not None:
+        place, step = place
+        steps.append(escape_pointer(str(step)))
+    return "".join(f"/{step}" for step in reversed(steps))
 
 
 def escape_pointer(key: str) -> str:
@@ -180,19 +215,18 @@ def _second(text: str) -> str:
         whole = json.loads(text, object_pairs_hook=_Members, parse_int=str)
     except (ValueError, RecursionError):  # another fault, further down
         return ""
-    todo: list[tuple[Any, str]] = [(whole, "")]
+    todo: list[tuple[Any, Place]] = [(whole, None)]
     while todo:
-        item, pointer = todo.pop()
+        item, place = todo.pop()
         if isinstance(item, _Members):
             seen: set[str] = set()
             for key, child in item:
-                step = f"{pointer}/{escape_pointer(key)}"
                 if key in seen:
-                    return step
+                    return pointer_of((place, key))
                 seen.add(key)
-                todo.append((child, step))
+                todo.append((child, (place, key)))
         elif isinstance(item, list):
-            todo += ((child, f"{pointer}/{number}") for number, child in enumerate(item))
+            todo += ((child, (place, number)) for number, child in enumerate(item))
     return ""
 
 
@@ -206,23 +240,27 @@ def _integer(digits: str) -> int:
     return int(digits)
 
 
-def _check_scalar(item: object, pointer: str, *, exact: bool) -> None:
+def _check_scalar(item: object, place: Place, *, exact: bool) -> None:
     if isinstance(item, str):
-        _check_text(item, pointer)
+        _check_text(item, place)
     elif isinstance(item, (int, float)):  # bool is an int
         if item - item != 0:  # neither NaN nor infinite
-            raise BadJson("NaN or an infinite number, which JSON does not have", pointer)
+            raise BadJson("NaN or an infinite number, which JSON does not have", pointer_of(place))
         if exact and abs(item) > MAX_INTEGER and (isinstance(item, int) or abs(item) < _EXPONENTS):
-            raise BadJson("an integer beyond 2^53-1 has no exact JSON; send it as a string", pointer)
+            raise BadJson(
+                "an integer beyond 2^53-1 has no exact JSON; send it as a string", pointer_of(place)
+            )
     elif item is not None:
-        raise BadJson(f"a value of type {type(item).__name__}, which is not JSON", pointer)
+        raise BadJson(f"a value of type {type(item).__name__}, which is not JSON", pointer_of(place))
 
 
-def _check_text(text: str, pointer: str) -> None:
+def _check_text(text: str, place: Place) -> None:
+    if text.isascii():
+        return
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise BadJson("a lone surrogate, which is no character", pointer) from None
+        raise BadJson("a lone surrogate, which is no character", pointer_of(place)) from None
 
 
 def _lowered(message: str) -> str:

@@ -37,6 +37,9 @@ _KEYS: dict[str, tuple[str, object, type]] = {
 _USERS_OWN = frozenset({"home", "store", "secrets_file"})
 _SCHEME = re.compile("[A-Za-z][A-Za-z0-9+.-]*:")  # RFC 3986, 3.1
 _PROJECT_FILES = ("theory.toml", "pyproject.toml")
+_MAX_BYTES = 64 * 1024  # of a file
+_MAX_DOTS = 300  # in a line: a key of thousands of parts takes the TOML parser minutes
+_OURS = re.compile(rb"""^\s*(\[\s*["']?tool["']?\s*\.\s*)?["']?(tool|theory)["']?\s*[].=]""", re.MULTILINE)
 
 
 class Setting(Record):
@@ -244,8 +247,14 @@ def _toml(file: Path) -> Mapping[str, Any]:
         return {}
     except OSError as error:
         raise Usage(f"{file} cannot be read: {error.strerror}", hint="check its permissions") from None
-    if file.name == "pyproject.toml" and b"theory" not in data:
+    is_large = len(data) > _MAX_BYTES
+    if file.name == "pyproject.toml" and (b"theory" not in data or (is_large and not _OURS.search(data))):
         return {}  # nothing of ours: no parser needed
+    if is_large or any(line.count(b".") > _MAX_DOTS for line in data.split(b"\n")):
+        raise Usage(
+            f"{file} has more than {_MAX_BYTES >> 10} KiB, or {_MAX_DOTS} dots in one line",
+            hint="put what theory is told into a theory.toml of its own",
+        )
     if sys.version_info >= (3, 11):
         import tomllib  # noqa: PLC0415 - most runs have no file
     else:
@@ -253,7 +262,7 @@ def _toml(file: Path) -> Mapping[str, Any]:
 
     try:
         return tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # an integer of 5,000 digits, lists in lists in lists
         raise Usage(f"{file} is not TOML: {error}", hint="correct it, or move it away") from None
 
 

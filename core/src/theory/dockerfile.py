@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _HEREDOC = re.compile(r"<<-?([\"']?)([A-Za-z_]\w*)\1")
-_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::?([-+])((?:[^{}]|\{[^}]*\})*))?\})")
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::?([-+])((?:[^{}]|\{[^{}]*\})*))?\})")
 _WORD = re.compile(r"""(?:[^\s"']|"[^"]*"|'[^']*')+""")
 _FROM = re.compile(r"(?:--platform=(\S+)\s+)?(\S+)(?:\s+as\s+(\S+))?\s*", re.IGNORECASE)
 _COPY_FROM = re.compile(r"--from=(\S+)")
-_MOUNT_FROM = re.compile(r"--mount=\S*?\bfrom=([^,\s]+)")
+_MOUNT_FROM = re.compile(r"(?<!\S)--mount=\S*?\bfrom=([^,\s]+)")
 
 
 class Base(NamedTuple):
@@ -53,7 +53,7 @@ def bases_of(text: str) -> tuple[Base, ...]:
         elif word == "RUN":
             names = [(name, "") for name in _MOUNT_FROM.findall(rest)]
         for name, platform in names:
-            is_stage = name.lower() in stages or (word != "FROM" and name.isdecimal() and int(name) < count)
+            is_stage = name.lower() in stages or (word != "FROM" and _is_below(name, count))
             if not is_stage and name.lower() != "scratch":
                 found[Base(name, platform)] = None
         if word == "FROM":
@@ -68,23 +68,28 @@ def _instructions(text: str) -> Iterator[tuple[str, str]]:
     lines = iter(text.removeprefix("\ufeff").splitlines())
     escape = _escape(text)
     for line in lines:
-        whole = line.strip()
-        if not whole or whole.startswith("#"):
+        parts = [line.strip()]
+        if not parts[0] or parts[0].startswith("#"):
             continue
-        while whole.endswith(escape):
-            whole = whole[:-1]
+        while parts[-1].endswith(escape):
+            parts[-1] = parts[-1][:-1]
             following = next(
                 (more for more in lines if more.strip() and not more.lstrip().startswith("#")), None
             )
             if following is None:
                 break
-            whole += following.strip()
-        word, _, rest = whole.partition(" ")
-        word = word.upper()
+            parts.append(following.rstrip())  # as it is indented, since that may be all that parts two words
+        word, *more = "".join(parts).split(maxsplit=1) or [""]
+        word, rest = word.upper(), "".join(more)
         if word in {"RUN", "COPY", "ADD"}:
             for _, end in _HEREDOC.findall(rest):
                 next((more for more in lines if more.strip("\t") == end), None)
         yield word, rest.strip()
+
+
+def _is_below(name: str, count: int) -> bool:
+    """Whether this is the number of one of so many stages; int() takes quadratic time."""
+    return name.isdecimal() and len(name) <= len(str(count)) and int(name) < count
 
 
 def _escape(text: str) -> str:
@@ -119,4 +124,4 @@ def _replaced(text: str, arguments: Mapping[str, str]) -> str:
         return known
 
     text = _VARIABLE.sub(value, re.sub(r"[\"']", "", text))
-    return "" if missing else text
+    return "" if missing or "$" in text else text  # what is nested too deeply to be read has no value here

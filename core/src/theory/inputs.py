@@ -12,7 +12,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, cast
 
 from theory import paths, wire
-from theory.canon import CID, ZERO_CID, BadJson, canonical, check_json, compact, escape_pointer, parse_json
+from theory.canon import CID, ZERO_CID, BadJson, canonical, check_json, compact, parse_json, pointer_of
 from theory.errors import AttachmentNotFound, BadInputs, RegistryFault
 from theory.mime import mime_of
 from theory.record import Record
@@ -22,7 +22,11 @@ from theory.types import Artifact
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from theory.canon import Place
     from theory.types import Json, JsonObject, Processor
+
+
+_SHORT = 4 * paths.MAX_SEGMENT_BYTES  # characters: composed, no more than these could be a name
 
 
 class Attachment(Record):
@@ -104,7 +108,7 @@ def check_inputs(
         references.append(reference)
         return _stand_in(reference.path.rpartition("/")[2])
 
-    _check_places(document, "", known)
+    _check_places(document, None, known)
     _validated(processor, document, attach, refer)
     if unused := sorted(known.keys() - used):
         shown = paths.printable(compact({wire.ATTACH: unused[0]}))
@@ -162,7 +166,7 @@ def _parsed(raw: str | bytes | JsonObject) -> JsonObject:
 def _attachment(name: str, source: str) -> Attachment:
     shown = paths.without_credentials(source)
     basename = name if source == "-" else shown.rstrip("/").rpartition("/")[2]
-    basename = unicodedata.normalize("NFC", basename)
+    basename = unicodedata.normalize("NFC", basename[:_SHORT])
     if fault := paths.fault_of_segment(basename):
         raise AttachmentNotFound(
             f"Attachment file {paths.quoted(shown if source != '-' else name)} {fault}",
@@ -173,32 +177,33 @@ def _attachment(name: str, source: str) -> Attachment:
     return Attachment(name, source, basename)
 
 
-def _check_places(value: Json, pointer: str, known: Mapping[str, Attachment]) -> None:
+def _check_places(value: Json, place: Place, known: Mapping[str, Attachment]) -> None:
     """Refuse a misused ``$attach`` or ``$artifact`` with its place."""
     if isinstance(value, list):
         for number, item in enumerate(value):
-            _check_places(item, f"{pointer}/{number}", known)
+            _check_places(item, (place, number), known)
     if not isinstance(value, dict):
         return
     if wire.ATTACH in value:
         name = value[wire.ATTACH]
         if len(value) > 1 or not (isinstance(name, str) and name):
             raise BadInputs(
-                f'{_place(pointer)} is not of the form {{"$attach": "name"}}',
+                f'{_place(pointer_of(place))} is not of the form {{"$attach": "name"}}',
                 hint="nothing else may stand beside it; the file comes from --attach name=PATH",
             )
         if name not in known:
             have = ", ".join(map(paths.quoted, sorted(known)[:10])) or "none"
             raise BadInputs(
-                f"{_place(pointer)} refers to the attachment {paths.quoted(name)}, which was not given",
+                f"{_place(pointer_of(place))} refers to the attachment {paths.quoted(name)},"
+                " which was not given",
                 hint=f"give it with --attach NAME=PATH (given: {have})",
             )
         return
     if wire.ARTIFACT in value:
-        _reference(value, pointer)
+        _reference(value, pointer_of(place))
         return
     for key, item in value.items():
-        _check_places(item, f"{pointer}/{escape_pointer(key)}", known)
+        _check_places(item, (place, key), known)
 
 
 def _reference(value: JsonObject, pointer: str = "") -> Reference:

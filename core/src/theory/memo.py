@@ -7,11 +7,11 @@ document that begins with its ``check``, the cid of the document without it.
 from __future__ import annotations
 
 import dataclasses
-import json
-from typing import TYPE_CHECKING
+from types import NoneType
+from typing import TYPE_CHECKING, cast
 
 from theory import blobs, paths, wire
-from theory.canon import CID, cid_of, compact
+from theory.canon import CID, MAX_INTEGER, cid_of, compact, parse_json
 from theory.errors import ArtifactNotFound, Damaged
 from theory.types import Artifact, MemoRecord
 
@@ -40,9 +40,30 @@ def record_of(data: bytes) -> MemoRecord:
     if not (data.startswith(begin) and found) or cid_of(b"{" + rest).encode() != cid:
         raise ValueError("not what was written")
     try:
-        return wire.memo_of(json.loads(data))
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        record = wire.memo_of(cast("JsonObject", parse_json(data)))
+        sound = _is_sound(record)
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("of another form") from error
+    if not sound:
+        raise ValueError("of another form")
+    return record
+
+
+def _is_sound(record: MemoRecord) -> bool:
+    """Whether every value is of its type: others may write to the store, and write what nobody here would."""
+    given: dict[type | tuple[type, ...], list[object]] = {
+        str: [record.memo_key, record.source_execution_id, record.platform],
+        (str, NoneType): [record.image_digest],
+        (str, int, float, NoneType): [*record.meta.values()],
+    }
+    for output in record.outputs:
+        given[str] += output.path, output.cid, output.mime
+    numbers = (record.cost_micro_usd, *(output.size_bytes for output in record.outputs))
+    return (
+        all(isinstance(value, kind) for kind, values in given.items() for value in values)
+        and all(type(number) is int and 0 <= number <= MAX_INTEGER for number in numbers)
+        and all(CID.fullmatch(output.cid) for output in record.outputs)
+    )
 
 
 def remembers(processor: Processor, policy: MemoPolicy) -> bool:

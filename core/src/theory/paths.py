@@ -35,6 +35,8 @@ def fault_of_path(path: str) -> str:
 
 def fault_of_segment(segment: str) -> str:
     """What is wrong with one segment of a world path, or an empty string."""
+    if len(segment) > MAX_SEGMENT_BYTES:  # normalising takes the square of a run of accents
+        return f"has a segment longer than {MAX_SEGMENT_BYTES} bytes"
     rules = (
         (not segment, "has an empty segment"),
         (segment in {".", ".."}, f"has a segment {segment!r}"),

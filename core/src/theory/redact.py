@@ -82,13 +82,15 @@ class Redactor:
         """
         if self._pattern is None:
             return data, b""
-        raw, safe, at = held + data, b"", 0
+        raw, safe, at = held + data, list[bytes](), 0
+        doubt = self._doubt(raw, at)
         while True:
-            doubt = self._doubt(raw, at)
+            if at >= len(raw) - self._longest:  # else it is what it was
+                doubt = self._doubt(raw, at)
             match = self._pattern.search(raw, at) if self._any.search(raw, at) else None
             if match is None or match.start() >= doubt:  # what begins in doubt may be a longer value
-                return safe + raw[at:doubt], raw[doubt:]
-            safe += raw[at : match.start()] + MASK.encode()
+                return b"".join([*safe, raw[at:doubt]]), raw[doubt:]
+            safe += raw[at : match.start()], MASK.encode()
             at = match.end()
 
     def _doubt(self, raw: bytes, at: int) -> int:

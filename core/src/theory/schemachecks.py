@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from theory.canon import escape_pointer
+from theory.canon import pointer_of
 from theory.paths import quoted
-from theory.schemas import DIALECT, BadSchema, Mismatch, Schema, at, target_of
+from theory.schemas import DIALECT, BadSchema, Schema, at, target_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from theory.canon import Place
     from theory.types import Json, JsonObject
 
 # Where schemas stand in a schema: one or a list of them, or by name (JSON Schema 2020-12 core, 8.2.4, 10 and
@@ -36,6 +37,7 @@ _PLACES = frozenset(
     )
 )
 _PLACES_BY_NAME = frozenset({"$defs", "dependentSchemas", "patternProperties", "properties"})
+_MOST = 1_000_000  # characters of the pointers of all defaults
 _BACKTRACKING = re.compile(r"\(\?<?[=!]|\\[1-9]")  # look-around, and what was matched before
 
 
@@ -60,23 +62,23 @@ def _faults_of_form(document: JsonObject) -> Iterator[tuple[str, str]]:
 
 def _faults_of_words(document: JsonObject) -> Iterator[tuple[str, str]]:
     """Patterns that are none, and references that lead nowhere."""
-    for pointer, schema in _subschemas(document, ""):
+    for place, schema in _subschemas(document, None):
         named, single = schema.get("patternProperties"), schema.get("pattern")
-        patterns = {f"{pointer}/pattern": single} if isinstance(single, str) else {}
+        patterns: dict[Place, str] = {(place, "pattern"): single} if isinstance(single, str) else {}
         for pattern in named if isinstance(named, dict) else ():
-            patterns[f"{pointer}/patternProperties/{escape_pointer(pattern)}"] = pattern
-        for place, pattern in patterns.items():
+            patterns[(place, "patternProperties"), pattern] = pattern
+        for where, pattern in patterns.items():
             if fault := _fault_of_pattern(pattern):
-                yield place, fault
+                yield pointer_of(where), fault
         for keyword in ("$ref", "$dynamicRef"):
             reference = schema.get(keyword)
             if not isinstance(reference, str):
                 continue
             target = target_of({"$ref": reference})
             if target is not None and at(document, target) is None:
-                yield f"{pointer}/{keyword}", f"{keyword} {reference[:100]} leads to nothing"
+                yield pointer_of((place, keyword)), f"{keyword} {reference[:100]} leads to nothing"
             elif not reference.startswith("#"):
-                yield f"{pointer}/{keyword}", f"{keyword} {reference[:100]} leaves the document"
+                yield pointer_of((place, keyword)), f"{keyword} {reference[:100]} leaves the document"
 
 
 def _fault_of_pattern(pattern: str) -> str:
@@ -92,58 +94,77 @@ def _fault_of_pattern(pattern: str) -> str:
 
 def misplaced_defaults(document: JsonObject) -> Iterator[tuple[str, str]]:
     """Every ``default`` that would never be applied or that breaks its own schema: pointer and fault."""
-    applied = {pointer for pointer, schema in _along_properties(document) if isinstance(schema, dict)}
-    for pointer, schema in _subschemas(document, ""):
+    applied = {id(schema) for schema in _along_properties(document)}
+    taken: list[tuple[str, Json]] = []
+    room = _MOST
+    for place, schema in _subschemas(document, None):
         if "default" not in schema:
             continue
-        if pointer not in applied:
+        pointer = pointer_of(place)
+        room -= len(pointer)
+        if room < 0:
+            yield f"{pointer}/default", "this is one default too many, or below names that are too long"
+            break
+        if id(schema) in applied:
+            taken.append((pointer, schema["default"]))
+        else:
             yield f"{pointer}/default", "a default is applied along properties only, not here"
-        elif fault := _fault_of_default(document, pointer, schema["default"]):
-            yield f"{pointer}/default", f"the default breaks its own schema: {fault}"
+    for pointer, fault in _faults_of_defaults(document, taken):
+        yield f"{pointer}/default", f"the default breaks its own schema: {fault}"
 
 
-def _subschemas(schema: Json, pointer: str) -> Iterator[tuple[str, JsonObject]]:
-    """Every schema object inside a schema, itself among them, with its pointer."""
+def _subschemas(schema: Json, place: Place) -> Iterator[tuple[Place, JsonObject]]:
+    """Every schema object inside a schema, itself among them, with its place."""
     if not isinstance(schema, dict):
         return
-    yield pointer, schema
+    yield place, schema
     for key, child in schema.items():
-        step = f"{pointer}/{escape_pointer(key)}"
+        below = (place, key)
         if key in _PLACES:
-            yield from _subschemas(child, step)
+            yield from _subschemas(child, below)
             for number, item in enumerate(child if isinstance(child, list) else ()):
-                yield from _subschemas(item, f"{step}/{number}")
+                yield from _subschemas(item, (below, number))
         elif key in _PLACES_BY_NAME and isinstance(child, dict):
             for name, item in child.items():
-                yield from _subschemas(item, f"{step}/{escape_pointer(name)}")
+                yield from _subschemas(item, (below, name))
 
 
-def _along_properties(root: JsonObject) -> Iterator[tuple[str, Json]]:
-    """Every schema whose default ``with_defaults`` may apply, with its pointer."""
-    todo, seen = [""], set()
+def _along_properties(root: JsonObject) -> Iterator[JsonObject]:
+    """Every schema whose default ``with_defaults`` may apply."""
+    todo: list[Json] = [root]
+    seen: set[int] = set()
     while todo:
-        pointer = todo.pop()
-        schema = at(root, pointer)
-        if pointer in seen or not isinstance(schema, dict):
+        schema = todo.pop()
+        if not isinstance(schema, dict) or id(schema) in seen:
             continue
-        seen.add(pointer)
-        yield pointer, schema
+        seen.add(id(schema))
+        yield schema
         if (target := target_of(schema)) is not None:
-            todo.append(target)
+            todo.append(at(root, target))
         properties = schema.get("properties")
         if isinstance(properties, dict):
-            todo.extend(f"{pointer}/properties/{escape_pointer(name)}" for name in properties)
+            todo.extend(properties.values())
 
 
-def _fault_of_default(root: JsonObject, pointer: str, default: Json) -> str:
-    """What a default breaks in the schema that it stands in, or an empty string."""
+def _faults_of_defaults(root: JsonObject, defaults: list[tuple[str, Json]]) -> Iterator[tuple[str, str]]:
+    """What each default breaks in the schema that it stands in, by pointer; one fault each."""
     from urllib.parse import quote  # noqa: PLC0415 - for entries that are read the first time
 
-    # The whole document is embedded under a name, so that a $ref in it means what it means there.
+    # The whole document is embedded under a name, so that a $ref in it means what it means there; once for
+    # all defaults, since that takes the longest.
+    if not defaults:
+        return
     name = root.get("$id", "urn:theory:document")
     inner: JsonObject = {**root, "$id": name}
+    parts: list[Json] = [{"$ref": f"{name}#{quote(pointer)}"} for pointer, _ in defaults]
     try:
-        Schema({"$defs": {"document": inner}, "$ref": f"{name}#{quote(pointer)}"}).check(default)
-    except (BadSchema, Mismatch) as error:
-        return str(error)
-    return ""
+        whole = Schema({"$defs": {"document": inner}, "prefixItems": parts})
+        faults = tuple(whole.faults([value for _, value in defaults]))
+    except BadSchema as error:
+        yield defaults[0][0], str(error)
+        return
+    told: dict[int, str] = {}
+    for fault in faults:
+        told.setdefault(int(fault.pointer.split("/")[1]), str(fault))
+    for number, words in sorted(told.items()):
+        yield defaults[number][0], words

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
+_DIGITS = 7  # of the number of an item; int() takes quadratic time
+# Characters of the pointers of all values in a document; jsonschema-rs keeps one for each part of a schema,
+# and for each fault of a value.
+_MOST_OF_SCHEMA = 20_000_000  # more would take hundreds of MiB
+_MOST_TOLD = 100_000  # for more, not every fault is told
 _SHOWN = 160  # characters of a fault's own words
 
 
@@ -56,6 +61,8 @@ class Schema:
         declared = document.get("$schema", DIALECT)
         if declared != DIALECT:
             raise BadSchema(f"declares {declared!r}, but only {DIALECT} is read", "/$schema")
+        if _is_large(document, _MOST_OF_SCHEMA):
+            raise BadSchema("has too many parts below names that are too long")
         try:
             self._validator: Draft202012Validator = jsonschema_rs.Draft202012Validator(
                 cast("dict[str, Any]", document),
@@ -76,13 +83,25 @@ class Schema:
         """
         if self._validator.is_valid(value):
             return
-        errors = list(self._validator.iter_errors(value))
+        errors = self._errors(value)
         raise _mismatch(_most_telling(errors), len(errors) - 1)
 
     def faults(self, value: Json) -> Iterator[Mismatch]:
-        """Every fault of a value, none of them raised."""
-        for error in self._validator.iter_errors(value):
+        """Every fault of a value, none of them raised; of a large value the first."""
+        for error in self._errors(value):
             yield _mismatch(_most_telling([error]), 0)
+
+    def _errors(self, value: Json) -> list[ValidationError]:
+        """Every fault, or of a large value one: all are made at once, each with its place, 1 KB and more."""
+        from jsonschema_rs import ValidationError  # noqa: PLC0415 - as in __init__
+
+        if not _is_large(value, _MOST_TOLD):
+            return list(self._validator.iter_errors(value))
+        try:
+            self._validator.validate(value)
+        except ValidationError as error:
+            return [error]
+        return []
 
     def with_defaults(self, value: Json) -> Json:
         """The value with the defaults filled in that stand along ``properties``, a local ``$ref`` followed.
@@ -148,11 +167,30 @@ def at(root: JsonObject, pointer: str) -> Json:
     found: Json = root
     for step in pointer.split("/")[1:]:
         key = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(found, list) and key.isdecimal() and int(key) < len(found):
+        if isinstance(found, list) and key.isdecimal() and len(key) <= _DIGITS and int(key) < len(found):
             found = found[int(key)]
         else:
             found = found.get(key) if isinstance(found, dict) else None
     return found
+
+
+def _is_large(value: Json, most: int) -> bool:
+    """Whether the pointers of all values in it would be longer than this, together."""
+    left = most
+    todo: list[tuple[Json, int]] = [(value, 0)]
+    while todo:
+        item, length = todo.pop()
+        left -= length + 1
+        if left < 0:
+            return True
+        if isinstance(item, dict):
+            left -= sum(length + len(key) for key in item)
+            todo.extend((child, length + len(key) + 1) for key, child in item.items())
+        elif isinstance(item, list):
+            if len(item) * (length + 1) > left:
+                return True
+            todo.extend((child, length + 2) for child in item)
+    return False
 
 
 def _mismatch(error: ValidationError, more: int) -> Mismatch:

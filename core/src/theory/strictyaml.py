@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from theory.types import Json
 
 MAX_BYTES = 1024 * 1024
+_MAX_VALUES = 100_000  # keys among them; ours have some hundred
+_MAX_POINTER = 300  # characters; the line of what is deeper is that of what it is in
 _DIGITS = 20  # enough for 2^53-1 however it is spelled; int() takes quadratic time
 
 # Outside the set that YAML 1.2.2, 5.1, allows, and what ends a line in YAML 1.1 alone,
@@ -105,11 +107,15 @@ class _Reader:
         self._events = events
         self._lines = lines
         self._faults = faults
+        self._left = _MAX_VALUES
 
     def value(self, event: Any, pointer: str, depth: int) -> Json:  # noqa: ANN401 - PyYAML has no types
         """The value that begins with this event."""
         yaml, line = self._yaml, event.start_mark.line + 1
-        self._lines[pointer] = line
+        self._lines.setdefault(pointer, line)
+        self._left -= 1
+        if self._left < 0:
+            raise BadYaml(f"more than {_MAX_VALUES:,} values", line, tuple(self._faults))
         if depth > MAX_JSON_DEPTH:
             raise BadYaml(f"nested deeper than {MAX_JSON_DEPTH} levels", line, tuple(self._faults))
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
@@ -125,7 +131,7 @@ class _Reader:
         if isinstance(event, yaml.SequenceStartEvent):
             items: list[Json] = []
             while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
-                items.append(self.value(event, f"{pointer}/{len(items)}", depth + 1))
+                items.append(self.value(event, _below(pointer, str(len(items))), depth + 1))
             return items
         return self._mapping(pointer, line, depth)
 
@@ -141,9 +147,10 @@ class _Reader:
                 fault = f"the key {key[:100]!r} stands twice"
             if fault:
                 self._faults.append((fault, here))
-            step = f"{pointer}/{escape_pointer(str(key)[:100] if fault else str(key))}"
+            step = _below(pointer, str(key)[:100] if fault else str(key))
             mapping[str(key)] = self.value(next(self._events), step, depth + 1)
-            self._lines[step] = here
+            if step != pointer:
+                self._lines[step] = here
         self._lines[pointer] = line
         return mapping
 
@@ -161,3 +168,8 @@ class _Reader:
         if text.lower().lstrip("+-") in {".nan", ".inf"}:
             self._faults.append((f"{text} is no JSON number", line))
         return text
+
+
+def _below(pointer: str, step: str) -> str:
+    """The pointer of a member; that of the whole where it would be long, as each value has one."""
+    return f"{pointer}/{escape_pointer(step)}" if len(pointer) + len(step) <= _MAX_POINTER else pointer

@@ -29,7 +29,7 @@ _LOCK = "requirements.lock"
 _LOG_TAIL_BYTES = 4096
 _LOG_TAIL_LINES = 12
 _PROGRESS_CHARACTERS = 200
-_LOCK_BYTES = 16 * 1024 * 1024
+_LOCK_BYTES = 4 * 1024 * 1024
 
 # What pip may know of the caller: where packages come from and how to get there, but nothing that would
 # change which packages come, or where to. Patterns are compiled where they are used, not on every run.

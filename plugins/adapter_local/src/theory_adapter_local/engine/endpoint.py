@@ -212,7 +212,7 @@ def _read(path: str, *members: str) -> object:
             found = json.load(file)
         for member in members:
             found = found[member]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return found
 

@@ -156,7 +156,7 @@ class Log:
         text = _COLOUR.sub("", str(message.get("stream", "")))
         if not text:
             return
-        self._channel.write("stderr", text.encode())
+        self._channel.write("stderr", text.encode("utf-8", "replace"))
         *lines, self._line = (self._line + text).split("\n")
         for line in lines:
             if _STEP.match(line):

@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from theory_adapter_local.cancelled import Cancelled
+from theory_adapter_local.engine.connection import Lost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from theory_adapter_local.engine.client import Engine
 
 _POLL_S = 0.05
+_MOST_LINE = 16 << 20  # bytes; a message has some hundred, with a step's output some thousand
 
 
 class Failed(Exception):
@@ -93,6 +95,8 @@ class _Task(threading.Thread):
                     *whole, line = (line + data).split(b"\n")
                     for text in whole:
                         self._take(text)
+                    if len(line) > _MOST_LINE:
+                        raise Lost(f"{self._path}: the engine sent a message without an end")  # noqa: TRY301 - one way out
                 self._take(line)
         except BaseException as error:  # noqa: BLE001 - raised again by who waits
             self.error = error
@@ -112,8 +116,16 @@ class _Task(threading.Thread):
     def _take(self, text: bytes) -> None:
         if not text.strip() or self._stopped.is_set():
             return
-        message = json.loads(text)
+        try:
+            message = json.loads(text)
+        except (ValueError, RecursionError):
+            message = None
+        if not isinstance(message, dict):
+            raise Lost(f"{self._path}: the engine sent {text[:80]!r}, which is no message")
         if "error" in message:
-            detail = message.get("errorDetail") or {}
-            raise Failed(str(detail.get("message") or message["error"]).strip(), detail.get("code"))
+            detail = message.get("errorDetail")
+            detail = detail if isinstance(detail, dict) else {}
+            code = detail.get("code")
+            words = str(detail.get("message") or message["error"]).strip()
+            raise Failed(words, code if isinstance(code, int) else None)
         self._hear(message)

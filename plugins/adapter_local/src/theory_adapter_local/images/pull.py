@@ -150,12 +150,13 @@ class Progress:
     def hear(self, message: Mapping[str, Any]) -> None:
         """Take a message of the engine."""
         state, layer = str(message.get("status", "")), message.get("id")
-        if not layer or state.startswith("Pulling from"):
+        if not isinstance(layer, str) or not layer or state.startswith("Pulling from"):
             return
         _, here, size = self._layers.get(layer, ("", 0, 0))
-        detail = message.get("progressDetail") or {}
-        if state == "Downloading":
-            here, size = detail.get("current", here), detail.get("total", size)
+        detail = message.get("progressDetail")
+        if state == "Downloading" and isinstance(detail, dict):
+            told = detail.get("current", here), detail.get("total", size)
+            here, size = told if all(isinstance(number, int) for number in told) else (here, size)
         elif state in {"Download complete", "Pull complete", "Extracting"}:
             here = size
         self._layers[layer] = (state, here, size)
