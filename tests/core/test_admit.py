@@ -71,6 +71,22 @@ def test_secrets_may_come_from_the_users_file_and_the_environment_wins(tmp_path:
     assert dict(adapter.calls[0].secrets) == {"A_KEY": "from-environment", "B_KEY": "b"}
 
 
+def test_an_adapter_that_has_the_secrets_elsewhere_needs_none_here(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Options:
+        vault: str | None = None
+
+        @property
+        def keeps_secrets(self) -> bool:
+            return self.vault is not None
+
+    write_entry(tmp_path / "entries", secrets=["A_KEY", "B_KEY"])
+    assert admitted(tmp_path, Fake(options=Options), environ={"A_KEY": "a"}).code == "ERR_MISSING_SECRET"
+    adapter = Fake(options=Options)
+    good(admitted(tmp_path, adapter, environ={"A_KEY": "a"}, options={"vault": "mine"}))
+    assert dict(adapter.calls[0].secrets) == {"A_KEY": "a"}
+
+
 def test_an_adapter_that_pretends_gets_no_secrets_and_none_are_asked_for(tmp_path: Path) -> None:
     write_entry(tmp_path / "entries", secrets=["A_KEY", "B_KEY"])
     adapter = Fake(pretends=True)

@@ -81,7 +81,10 @@ def admit(  # noqa: PLR0913 - each is a part of the request or of the adapter
                 f"{processor.ref} needs {needed}, which the adapter {adapter} does not offer",
                 hint="theory adapters ls shows what each one offers",
             )
-    secrets = Secrets() if info.pretends else _secrets(processor, environ)
+    # An adapter whose options say so has them where it runs, and finds out itself what is missing there; what
+    # is here too is masked in its log.
+    elsewhere = bool(getattr(chosen, "keeps_secrets", False))
+    secrets = Secrets() if info.pretends else _secrets(processor, environ, elsewhere=elsewhere)
     if secrets:
         _deliverable(processor, adapter, info)
     if reserve_micro_usd is None:
@@ -98,10 +101,10 @@ def _needs(processor: Processor) -> list[Capability]:
     return needs
 
 
-def _secrets(processor: Processor, environ: Mapping[str, str]) -> Secrets:
+def _secrets(processor: Processor, environ: Mapping[str, str], *, elsewhere: bool) -> Secrets:
     needs = processor.secrets
     missing = [name for name in needs.required if not environ.get(name)]
-    if missing:
+    if missing and not elsewhere:
         raise MissingSecret(
             f"{processor.ref} needs the secret{'s' if len(missing) > 1 else ''} {', '.join(missing)}",
             hint=f"export {missing[0]}=…, or --adapter mock to try without",

@@ -27,6 +27,7 @@ from theory.keep import keep, keep_records, records_of
 from theory.lease import lease
 from theory.memo import recall, remember, remembers
 from theory.money import usd
+from theory.options import options_of
 from theory.outputs import check_outputs
 from theory.paths import printable
 from theory.redact import Redactor
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping
 
-    from theory.types import Envelope, JsonObject, MemoPolicy, MemoRecord
+    from theory.types import Envelope, JsonObject, MemoPolicy, MemoRecord, Processor
 
     Listener = Callable[[JsonObject], None]
 
@@ -123,6 +124,23 @@ class Runner(Home):
             for warning in self.plugins.finalize(envelope) if is_new else ():
                 tell({"event": "warning", "message": warning})
             return envelope
+
+    def entry(self, ref: str) -> Processor:
+        """The entry that a run of this ref takes.
+
+        Raises:
+            UnknownRef, RegistryFault, PluginFailed: There is none, or it is faulty.
+        """
+        return resolve_ref(Ref.parse(ref), self.sources).processor
+
+    def options(self, adapter: str, given: Mapping[str, object] | None = None) -> object:
+        """An adapter's options as a run has them: these, over those of the configuration.
+
+        Raises:
+            UnknownAdapter, BadAdapterOptions, Usage: It is not here, or has no such options.
+        """
+        wanted = options_over(self.settings.adapter_options, adapter, given)
+        return options_of(adapter, self.plugins.adapter(adapter).info.options, wanted)
 
     # ---------------------------------------------------------------- the corridor
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import sys
 from typing import TYPE_CHECKING
 
 import click

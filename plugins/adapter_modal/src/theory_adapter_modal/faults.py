@@ -1,0 +1,96 @@
+"""What Modal says when it refuses or goes away, and what a user is told of it.
+
+Facts: the table at the head of ``modal.exception`` (client 1.6) has which status becomes which exception.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+
+from theory import errors
+
+MESSAGE = "Modal not available. Install 'modal' package and set MODAL_ENABLED=True"
+NOT_INSTALLED = "pip install modal, or theory-adapter-modal, which brings it"
+NOT_ENABLED = "export MODAL_ENABLED=True, so that nothing is run and billed there by accident"
+NO_TOKEN = (
+    "set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET, or modal token new; Modal does not know the present ones"  # noqa: S105 - a hint
+)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_AGAIN = "try again later; https://status.modal.com says how Modal is"
+_LENGTH = 500  # characters of Modal's own words that an error has
+
+
+class ModalUnavailable(errors.Unavailable):
+    """Modal cannot be used: the package, the permission or the token is missing."""
+
+    code = "ERR_MODAL_UNAVAILABLE"
+
+    def __init__(self, hint: str) -> None:
+        """Say which of the three it is, in the hint; the message is that of the requirements."""
+        super().__init__(MESSAGE, hint=hint)
+
+
+def is_broken(error: BaseException) -> bool:
+    """Whether the connection or the service failed, so that the same question may be answered soon."""
+    from modal import exception  # noqa: PLC0415 - only where the adapter runs
+
+    if isinstance(error, (exception.ConnectionError, exception.ServiceError, exception.InternalError)):
+        return True
+    if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
+        return True
+    if isinstance(error, OSError):  # a socket's, not a file's
+        return error.filename is None and error.errno not in _NO_ROOM
+    # Some streams of the client let through what its transport raises (grpclib's StreamTerminatedError).
+    return type(error).__module__.startswith("grpclib") and not isinstance(error, exception.Error)
+
+
+def is_throttled(error: BaseException) -> bool:
+    """Whether Modal says that it was asked too often, or that a quota is used up for now."""
+    from modal import exception  # noqa: PLC0415 - only where the adapter runs
+
+    return isinstance(error, exception.ResourceExhaustedError)
+
+
+def told(error: BaseException) -> errors.TheoryError:  # noqa: PLR0911 - a table
+    """The error of ours for what the client raised in a place where nothing more is known about it.
+
+    >>> told(ConnectionResetError("gone")).code
+    'ERR_RETRY'
+    """
+    from modal import exception  # noqa: PLC0415 - only where the adapter runs
+
+    if isinstance(error, errors.TheoryError):
+        return error
+    words = words_of(error)
+    if isinstance(error, exception.AuthError):
+        return ModalUnavailable(NO_TOKEN)
+    if isinstance(error, exception.PermissionDeniedError):
+        return errors.PluginFailed(
+            f"Modal does not permit it: {words}", hint="use a token of somebody who may, or ask for the right"
+        )
+    if isinstance(error, exception.ResourceExhaustedError):
+        return errors.Retry(
+            f"Modal has no room for it now: {words}", hint="try again later, or raise the limit"
+        )
+    if isinstance(error, exception.VersionError):
+        return errors.PluginFailed(
+            f"Modal no longer takes this version of its client: {words}",
+            hint="pip install -U theory-adapter-modal",
+        )
+    if isinstance(error, exception.ImageBuildError):
+        return errors.ImageBuildFailed(f"Modal could not build the image: {words}")
+    if isinstance(error, exception.NotFoundError):
+        return errors.PluginFailed(f"Modal does not find it: {words}", hint="theory doctor says what it has")
+    if isinstance(error, (exception.InvalidError, exception.UnimplementedError)):
+        return errors.PluginFailed(
+            f"Modal refuses: {words}", hint="check the entry's runtime and the options"
+        )
+    if is_broken(error) or isinstance(error, (exception.InternalFailure, exception.ClientClosed)):
+        return errors.Retry(f"the connection to Modal broke: {words}", hint=_AGAIN)
+    return errors.PluginFailed(f"Modal failed: {words}", hint=_AGAIN)
+
+
+def words_of(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    return " ".join(str(error).split())[:_LENGTH] or type(error).__name__

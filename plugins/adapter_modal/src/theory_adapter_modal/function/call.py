@@ -1,0 +1,359 @@
+"""A job as a call of its entry's deployed function, from its files to its outputs.
+
+The call is spawned, its id is written down durably, and only then is it waited for: whoever tries the same
+execution again, after this process was killed, waits for that call and starts no other one. To spawn is the
+only question that is not asked twice: whether Modal took it cannot be known if the answer is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from theory import Outcome, errors
+from theory_adapter_modal.cost import RATES, Usage, estimate, known_rates
+from theory_adapter_modal.faults import is_broken, is_throttled, words_of
+from theory_adapter_modal.function.deployed import (
+    DAY_S,
+    LONG_S,
+    OVERHEAD,
+    SPARE_S,
+    app_name,
+    find_function,
+    forget,
+    volume_of,
+)
+from theory_adapter_modal.function.documents import Request, lay_down, read_answer
+from theory_adapter_modal.function.endings import ended_at_modal
+from theory_adapter_modal.function.log import follow, join, leave, lines_of
+from theory_adapter_modal.function.told import Told
+from theory_adapter_modal.function.transfer import Transfer
+from theory_adapter_modal.images import image_that_ran
+from theory_adapter_modal.patience import Patience, Stopped, patiently
+from theory_adapter_modal.secrets import names_in, secrets_for
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Mapping
+    from pathlib import Path
+
+    import modal
+
+    from theory import Channel, Job, JsonObject, Secrets, Workspace
+    from theory_adapter_modal.account import Session
+    from theory_adapter_modal.options import Options
+
+T = TypeVar("T")
+
+_POLL_S = 25.0  # that one question for the answer may take; Modal's own client asks anew after 55
+_LOOK_S = 0.1  # how often a run looks whether it has been cancelled
+_CANCEL_S = 8.0  # to reach Modal; a cancelled adapter has 10
+_LIVE_AFTER_S = 0.4  # a shorter command's log comes with its answer, which costs no further request
+_RECORD = "call.json"
+# With secrets from here: the same values have the same containers.
+_bound: dict[tuple[object, ...], modal.Function[..., Any, Any]] = {}
+
+
+async def run_as_function(
+    job: Job, workspace: Workspace, options: Options, secrets: Secrets, channel: Channel, session: Session
+) -> Outcome | None:
+    """Run the job on warm containers; None where no function of exactly this entry is deployed.
+
+    Raises:
+        Stopped: It was cancelled before anything was begun.
+        Retry: Modal could not be reached for minutes, or lost what ran; the state says whether it still runs.
+        MissingSecret, PluginFailed: As they say.
+        modal.exception.Error: Anything else that Modal says (``faults.told``).
+    """
+    call = Call(job, workspace, options, secrets, channel, session)
+    try:
+        return await _unless_cancelled(channel, call.run())
+    except Stopped:
+        if (cancelled := await call.cancel()) is None:
+            raise
+        return cancelled
+
+
+class Call:
+    """One call; arguments as for ``run_as_function``."""
+
+    def __init__(
+        self,
+        job: Job,
+        workspace: Workspace,
+        options: Options,
+        secrets: Secrets,
+        channel: Channel,
+        session: Session,
+    ) -> None:
+        self._job = job
+        self._workspace = workspace
+        self._options = options
+        self._secrets = secrets
+        self._channel = channel
+        self._client = session.client
+        self._call: modal.FunctionCall[bytes] | None = None
+        self._function: modal.Function[..., Any, Any] | None = None
+        self._record = workspace.state / _RECORD
+        self._told = Told(channel)
+        self._begun = time.time()
+
+    async def run(self) -> Outcome | None:
+        """All of it."""
+        self._function = await self._find()
+        attached = self._attached()
+        if self._function is None and attached is None:
+            return None
+        rates = asyncio.ensure_future(known_rates(self._workspace.cache, self._client))
+        try:
+            answer = None
+            if attached is not None:
+                self._call = attached
+                answer = await self._wait(first_s=0.0)  # the client would wait for what is not kept any more
+            if answer is None:  # none was begun, or its result is no longer kept
+                self._call = await self._spawn()
+                if self._call is None:
+                    return None
+                answer = await self._wait()
+            if answer is None:
+                raise errors.Retry("Modal no longer has the call of this run", hint="try again")
+            return await self._outcome(answer, rates)
+        finally:
+            rates.cancel()
+            leave(self._job.execution_id)
+
+    async def cancel(self) -> Outcome | None:
+        """Have Modal end the call and its container; None where there is none.
+
+        It takes as long as it takes, up to what a cancelled adapter has.
+        """
+        if (call := self._call) is None:
+            return None
+        with suppress(Exception):  # it ends by its timeout then, and there is nobody left to tell
+            await asyncio.wait_for(
+                patiently(lambda: call.cancel.aio(terminate_containers=True), _CANCEL_S), _CANCEL_S
+            )
+        self._forget_record()
+        spent = time.time() - self._begun
+        return Outcome(
+            "cancelled",
+            None,
+            self._begun,
+            spent,
+            platform=self._job.image.platform,
+            cost_micro_usd=self._cost(spent, RATES),
+        )
+
+    # ------------------------------------------------------------ begin
+
+    def _attached(self) -> modal.FunctionCall[bytes] | None:
+        """The call that a former try of this execution began, if it came so far."""
+        import modal  # noqa: PLC0415 - only where the adapter runs
+
+        try:
+            known = json.loads(self._record.read_text("utf-8"))
+            return modal.FunctionCall.from_id(str(known["call"]), client=self._client)
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+
+    async def _spawn(self) -> modal.FunctionCall[bytes] | None:
+        """Begin a call; None where the function is gone by now."""
+        from modal.exception import NotFoundError  # noqa: PLC0415 - only where the adapter runs
+
+        job = self._job
+        volume = app_name(job.processor, self._options)
+        request = await Request.of(job, self._workspace, volume, self._options.environment)
+        if request.uploads:
+            await self._transfer().upload(request.uploads)
+        patience, looked, base = Patience(), False, self._function
+        while base is not None:
+            try:
+                function = self._function = await self._with_its_own(base)
+                self._join(begin=False)  # before it can write anything
+                call = await function.spawn.aio(request.data())
+            except NotFoundError:  # it was deployed anew, or stopped
+                if looked:
+                    raise
+                looked = True
+                forget(job.processor, self._options, self._client)
+                base = await self._find()
+            except Exception as error:
+                if is_throttled(error):  # it was refused, so it does not run
+                    await patience.bear(error)
+                    continue
+                if is_broken(error):
+                    raise errors.Retry(
+                        f"Modal did not answer whether it took the call: {words_of(error)}",
+                        hint="try again: at worst an answer that nobody fetches was paid for",
+                    ) from error
+                raise
+            else:
+                self._write_record(call.object_id)
+                return call
+        return None
+
+    async def _find(self) -> modal.Function[..., Any, Any] | None:
+        return await patiently(lambda: find_function(self._job.processor, self._options, self._client))
+
+    async def _with_its_own(self, function: modal.Function[..., Any, Any]) -> modal.Function[..., Any, Any]:
+        """The function with what this job alone has: secrets from here, or a timeout of more than an hour.
+
+        Modal keeps containers for each such set by itself, so the same values in one process share theirs.
+        """
+        job = self._job
+        own: dict[str, Any] = {}
+        if self._secrets and not names_in(self._options.secret):
+            own["secrets"] = tuple(sorted(self._secrets.items()))
+        if job.processor.runtime.timeout > LONG_S:
+            own["timeout"] = DAY_S
+        if not own:
+            return function
+        key = (id(self._client), function.object_id, *own.items())
+        if key not in _bound:
+            if "secrets" in own:
+                own["secrets"] = await secrets_for(job.processor, self._secrets, self._options, self._client)
+            bound = function.with_options(**own)
+            await bound.hydrate.aio(self._client)
+            _bound[key] = bound
+        return _bound[key]
+
+    def _write_record(self, call_id: str) -> None:
+        """Keep the call's id, durably, before anything waits for it."""
+        self._workspace.state.mkdir(parents=True, exist_ok=True)
+        fresh = self._record.with_suffix(".new")
+        with fresh.open("w", encoding="utf-8") as file:
+            json.dump({"call": call_id, "app": app_name(self._job.processor, self._options)}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self._record)
+        _sync_folder(self._workspace.state)
+
+    def _forget_record(self) -> None:
+        self._call = None
+        self._record.unlink(missing_ok=True)
+        _sync_folder(self._workspace.state)
+
+    # ------------------------------------------------------------ wait
+
+    async def _wait(self, first_s: float = _POLL_S) -> JsonObject | None:
+        """The answer; None where a former call's is no longer kept.
+
+        Raises:
+            Retry: It did not come in its time, or Modal lost what ran; the call has ended then.
+        """
+        call = cast("modal.FunctionCall[bytes]", self._call)
+        runtime = self._job.processor.runtime
+        give_up = time.monotonic() + self._options.startup + runtime.timeout + SPARE_S
+        following = asyncio.ensure_future(self._follow(call))
+        patience, poll_s = Patience(), first_s
+        try:
+            while (left := give_up - time.monotonic()) > 0:
+                try:
+                    return read_answer(await call.get.aio(timeout=min(poll_s, left)))
+                except TimeoutError:  # not done; modal.exception has another class of this name
+                    poll_s = _POLL_S
+                    patience.calm()
+                except Exception as error:
+                    ending = ended_at_modal(error, self._job)
+                    if ending is None:
+                        await patience.bear(error)
+                        continue
+                    if isinstance(ending, dict):
+                        return ending
+                    self._forget_record()
+                    if ending == "expired":
+                        return None
+                    raise ending from error
+            await self.cancel()
+            raise errors.Retry(
+                f"Modal did not run {self._job.processor.ref} to its end in {self._options.startup} s for the"
+                f" start, {runtime.timeout:g} s for its command and {SPARE_S} s for its files",
+                hint="try again later, or with -o startup=SECONDS",
+            )
+        finally:
+            following.cancel()
+            await asyncio.wait((following,))
+
+    async def _follow(self, call: modal.FunctionCall[bytes]) -> None:
+        if self._function is None:  # it is deployed no more; the answer has the log
+            return
+        joined = self._join(begin=False)
+        await asyncio.sleep(_LIVE_AFTER_S)
+        if not joined:
+            self._join(begin=True)
+        await follow(call, self._job.execution_id, self._told, is_late=not joined)
+
+    def _join(self, *, begin: bool) -> bool:
+        function = cast("modal.Function[..., Any, Any]", self._function)
+        return join(function, self._client, self._job.execution_id, self._told, begin=begin)
+
+    # ------------------------------------------------------------ end
+
+    async def _outcome(self, answer: JsonObject, rates: asyncio.Future[Any]) -> Outcome:
+        document: dict[str, Any] = dict(answer)
+        job, transfer = self._job, self._transfer()
+        if "log" in document:
+            async for lines in lines_of(document["log"], transfer, self._workspace.root):
+                self._told.complete(str(document["attempt"]), lines)
+        self._channel.started()
+        await lay_down(document.get("outputs", ()), self._workspace.out, transfer.fetch)
+        if transfer.is_used or _uses_volume(document):
+            await transfer.remove(job.execution_id)
+        known = rates.result() if rates.done() and not rates.exception() else RATES
+        ended = document["ended"]
+        return Outcome(
+            ended=ended,
+            exit_code=document["exit_code"] if ended == "exit" else None,
+            started_at=float(document["started_at"]),
+            duration_s=float(document["duration_s"]),
+            image_digest=job.image.digest,
+            platform=job.image.platform,
+            cost_micro_usd=self._cost(float(document["seconds"]), known),
+            message=str(document.get("message", "")),
+            image=image_that_ran(job.image, str(document.get("image", ""))),
+        )
+
+    def _cost(self, seconds: float, rates: Mapping[str, float]) -> int | None:
+        runtime = self._job.processor.runtime
+        billed = dataclasses.replace(runtime, memory=runtime.memory + OVERHEAD)
+        return estimate(Usage(billed, seconds, "function"), self._options, rates)
+
+    def _transfer(self) -> Transfer:
+        return Transfer(volume_of(self._job.processor, self._options, self._client))
+
+
+def _uses_volume(document: dict[str, Any]) -> bool:
+    return any("volume" in one for one in (*document.get("outputs", ()), document.get("log", {})))
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+async def _unless_cancelled(channel: Channel, work: Coroutine[object, object, T]) -> T:
+    """Do some work to its end, or until the run is cancelled; its command's time is kept by the container.
+
+    Raises:
+        Stopped: It was cancelled.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        while not task.done():
+            if channel.wait_cancelled(0):
+                raise Stopped("cancelled")
+            await asyncio.wait((task,), timeout=_LOOK_S)
+        return task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait((task,))
+        if not task.cancelled():
+            task.exception()  # looked at, so that asyncio does not complain

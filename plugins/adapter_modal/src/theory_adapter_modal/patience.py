@@ -1,0 +1,121 @@
+"""How long a lost connection is waited for, and how a run ends while it waits: one place for both.
+
+The client itself tries again for less than a second (four times, 0.7 s in all; client 1.6). Anything longer
+reaches us as an exception, while what runs there runs on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from theory import errors
+from theory_adapter_modal.faults import is_broken, is_throttled, words_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from theory import Channel
+
+T = TypeVar("T")
+
+PATIENCE_S = 300.0  # that a connection may be away in one go
+_FIRST_S, _LONGEST_S = (
+    0.25,
+    10.0,
+)  # between two tries: each is twice as long as the one before, less a random half
+_LOOK_S = 0.1  # how often a run looks whether it has been cancelled
+
+
+class Stopped(Exception):
+    """The run is to end before its work is done.
+
+    Args:
+        why: As in ``Outcome.ended``.
+    """
+
+    def __init__(self, why: Literal["timeout", "cancelled"]) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+class Patience:
+    """Waits longer and longer between tries, up to a limit since the last success.
+
+    Args:
+        limit_s: Seconds after which it gives up.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(self, limit_s: float = PATIENCE_S, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit_s, self._clock = limit_s, clock
+        self.calm()
+
+    def calm(self) -> None:
+        """It worked: the next trouble is a new one."""
+        self._since: float | None = None
+        self._pause_s = _FIRST_S
+
+    async def bear(self, error: BaseException) -> None:
+        """Wait before the next try, if another one may help.
+
+        Raises:
+            Retry: That was the last one.
+            BaseException: The error itself, if no other try helps.
+        """
+        if not (is_broken(error) or is_throttled(error)):
+            raise error
+        now = self._clock()
+        self._since = now if self._since is None else self._since
+        if now - self._since + self._pause_s > self._limit_s:
+            away = "has no room" if is_throttled(error) else "could not be reached"
+            raise errors.Retry(
+                f"Modal {away} for {now - self._since:.0f} s: {words_of(error)}",
+                hint="try again later; https://status.modal.com says how Modal is",
+            ) from error
+        await asyncio.sleep(self._pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+        self._pause_s = min(2 * self._pause_s, _LONGEST_S)
+
+
+async def patiently(ask: Callable[[], Awaitable[T]], limit_s: float = PATIENCE_S) -> T:
+    """Ask until there is an answer; only for what may be asked twice.
+
+    Raises:
+        Retry: The connection was away for longer than the limit, or Modal had no room for so long.
+        Exception: Whatever else the question raises.
+    """
+    patience = Patience(limit_s)
+    while True:
+        try:
+            return await ask()
+        except Exception as error:  # noqa: BLE001 - raised again unless it is the connection
+            await patience.bear(error)
+
+
+async def unless_stopped(channel: Channel, work: Coroutine[object, object, T]) -> T:
+    """Do some work until it is done, the run is cancelled or the command's time is over.
+
+    The work is cancelled then, and has ended when this returns.
+
+    Raises:
+        Stopped: It is to end.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        while not task.done():
+            deadline = channel.deadline
+            if channel.wait_cancelled(0):
+                raise Stopped("cancelled")
+            if deadline is not None and time.monotonic() >= deadline:
+                raise Stopped("timeout")
+            left = _LOOK_S if deadline is None else min(_LOOK_S, deadline - time.monotonic())
+            await asyncio.wait((task,), timeout=max(left, 0.0))
+        return task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait((task,))
+        if not task.cancelled():
+            task.exception()  # looked at, so that asyncio does not complain

@@ -1,0 +1,131 @@
+"""How long a lost connection is waited for, and how a run is ended while it waits."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import modal.exception
+import pytest
+
+from theory import errors
+from theory.testing.channel import RecordingChannel
+from theory_adapter_modal import faults
+from theory_adapter_modal.patience import Patience, Stopped, patiently, unless_stopped
+
+BROKEN = [
+    modal.exception.ConnectionError("gone"),
+    modal.exception.ServiceError("unavailable"),
+    modal.exception.InternalError("oh"),
+    ConnectionRefusedError(111, "refused"),
+    TimeoutError("late"),
+    asyncio.TimeoutError("late"),
+]
+FINAL = [
+    modal.exception.AuthError("who"),
+    modal.exception.NotFoundError("what"),
+    modal.exception.InvalidError("no"),
+    modal.exception.PermissionDeniedError("no"),
+    FileNotFoundError(2, "no such file", "/x"),
+    OSError(28, "no space left"),
+    ValueError("ours"),
+]
+
+
+def named(value: object) -> str:
+    return type(value).__module__.partition(".")[0] + "-" + type(value).__name__
+
+
+@pytest.mark.parametrize("error", [*BROKEN, modal.exception.ResourceExhaustedError("too often")], ids=named)
+def test_what_may_pass_is_asked_again(error: Exception) -> None:
+    asked = []
+
+    async def ask() -> str:
+        asked.append(1)
+        if len(asked) == 1:
+            raise error
+        return "yes"
+
+    assert asyncio.run(patiently(ask)) == "yes"
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("error", FINAL, ids=named)
+def test_what_will_not_pass_is_asked_once(error: Exception) -> None:
+    asked = []
+
+    async def ask() -> str:
+        asked.append(1)
+        raise error
+
+    with pytest.raises(type(error), match=r"."):
+        asyncio.run(patiently(ask))
+    assert len(asked) == 1
+
+
+def test_patience_ends_at_its_limit_and_says_so() -> None:
+    now = [0.0]
+    patience = Patience(60.0, clock=lambda: now[0])
+
+    async def suffer() -> None:
+        await patience.bear(ConnectionError("gone"))
+        now[0] = 61.0
+        await patience.bear(ConnectionError("still gone"))
+
+    with pytest.raises(errors.Retry, match="Modal could not be reached for 61 s: still gone"):
+        asyncio.run(suffer())
+
+
+def test_a_success_in_between_begins_anew() -> None:
+    now = [0.0]
+    patience = Patience(60.0, clock=lambda: now[0])
+
+    async def suffer() -> None:
+        await patience.bear(ConnectionError("gone"))
+        patience.calm()
+        now[0] = 61.0
+        await patience.bear(ConnectionError("gone again"))
+
+    asyncio.run(suffer())
+
+
+@pytest.mark.parametrize("why", ["timeout", "cancelled"])
+def test_work_is_cancelled_and_has_ended_when_a_run_is_to_stop(why: str) -> None:
+    channel = RecordingChannel(timeout=0.05 if why == "timeout" else 300)
+    channel.started()
+    ended = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(300)
+        finally:
+            ended.append(True)
+
+    if why == "cancelled":
+        threading.Timer(0.05, channel.cancel).start()
+    with pytest.raises(Stopped, match=why):
+        asyncio.run(unless_stopped(channel, work()))
+    assert ended == [True]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (modal.exception.AuthError("x"), "ERR_MODAL_UNAVAILABLE"),
+        (modal.exception.ResourceExhaustedError("x"), "ERR_RETRY"),
+        (modal.exception.ConnectionError("x"), "ERR_RETRY"),
+        (ConnectionResetError("x"), "ERR_RETRY"),
+        (modal.exception.InternalFailure("x"), "ERR_RETRY"),
+        (modal.exception.ImageBuildError("x", "im-1"), "ERR_IMAGE_BUILD"),
+        (modal.exception.VersionError("x"), "ERR_PLUGIN"),
+        (modal.exception.PermissionDeniedError("x"), "ERR_PLUGIN"),
+        (modal.exception.NotFoundError("x"), "ERR_PLUGIN"),
+        (modal.exception.ConflictError("x"), "ERR_PLUGIN"),
+        (errors.Busy("x"), "ERR_BUSY"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else named(value),
+)
+def test_what_modal_says_becomes_an_error_of_ours(error: Exception, code: str) -> None:
+    known = faults.told(error)
+    assert known.code == code
+    assert known.hint or code in {"ERR_IMAGE_BUILD", "ERR_BUSY"}
