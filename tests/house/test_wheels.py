@@ -17,6 +17,7 @@ PACKAGES = {
     "theory_adapter_mock": ("theory_adapter_mock", "plugins/adapter_mock/src"),
     "theory_adapter_process": ("theory_adapter_process", "plugins/adapter_process/src"),
     "theory_adapter_local": ("theory_adapter_local", "plugins/adapter_local/src"),
+    "theory_adapter_modal": ("theory_adapter_modal", "plugins/adapter_modal/src"),
     "theory_registry": ("theory_registry", "registry/processors"),
 }
 

@@ -19,6 +19,7 @@ DISTRIBUTIONS = (
     "plugins/adapter_mock",
     "plugins/adapter_process",
     "plugins/adapter_local",
+    "plugins/adapter_modal",
     "registry",
     ".",
 )

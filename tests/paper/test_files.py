@@ -67,7 +67,7 @@ def test_no_file_names_a_path_or_a_host_of_one_machine() -> None:
 def modules() -> list[str]:
     """Every module of core and of our plugins."""
     names = []
-    for name in ("theory", "theory_adapter_mock", "theory_adapter_process", "theory_adapter_local"):
+    for name in ("theory", *(f"theory_adapter_{name}" for name in ("mock", "process", "local", "modal"))):
         package = importlib.import_module(name)
         names += [name, *(found.name for found in pkgutil.walk_packages(package.__path__, f"{name}."))]
     return [name for name in names if not name.endswith("__main__")]

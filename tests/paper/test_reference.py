@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from theory import errors, hookspecs
-from theory_adapter_local.engine import faults
+from theory_adapter_local.engine import faults as docker_faults
+from theory_adapter_modal import faults as modal_faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,7 +48,7 @@ def test_every_command_has_its_help_page(theory: Callable[..., str], regenerate:
 def classes(family: type[errors.TheoryError] = errors.TheoryError) -> Iterator[type[errors.TheoryError]]:
     """Every class that has a code of its own, those of our adapters too."""
     for child in family.__subclasses__():
-        if child.__module__ in {errors.__name__, faults.__name__}:
+        if child.__module__ in {errors.__name__, docker_faults.__name__, modal_faults.__name__}:
             if "code" in vars(child):
                 yield child
             yield from classes(child)

@@ -32,7 +32,7 @@ determinism: pure
 
 
 def shell() -> dict[str, bytes]:
-    """The files of an image with a shell and nothing else: this machine's, with the libraries that it needs."""
+    """The files of an image with a shell and nothing else: this machine's, with what it is linked to."""
     listed = subprocess.run(["ldd", "/bin/sh"], capture_output=True, text=True, check=True).stdout
     return {path.lstrip("/"): Path(path).read_bytes() for path in ("/bin/sh", *re.findall(r"/\S+", listed))}
 
