@@ -16,9 +16,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from theory import Runner, blobs, config
+from theory import Runner, config
 from theory.ledger import Closing
 from theory.request import new_execution_id
+from theory.store import blobs
 from theory.types import Artifact
 
 if TYPE_CHECKING:

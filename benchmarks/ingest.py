@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING
 
 from rounds import ratio
 
-from theory import blobs
-from theory.artifacts import materialize
-from theory.filestore import FileStore
-from theory.inputs import check_inputs
-from theory.registry import FolderRegistry
+from theory.entries.registry import FolderRegistry
+from theory.rooms.artifacts import materialize
+from theory.rooms.inputs import check_inputs
+from theory.store import blobs
+from theory.store.filestore import FileStore
 from theory.types import Ref
 
 if TYPE_CHECKING:

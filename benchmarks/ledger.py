@@ -13,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from theory.canon import cid_of
+from theory.formats.canon import cid_of
+from theory.formats.wire import artifact_document
 from theory.ledger import Closing, Ledger
 from theory.ledger.audit import audit, checkpoint
 from theory.ledger.report import report
 from theory.request import new_execution_id
 from theory.types import Artifact
-from theory.wire import artifact_document
 
 if TYPE_CHECKING:
     from collections.abc import Callable

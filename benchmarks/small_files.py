@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rounds import compare
 
-from theory import blobs
-from theory.filestore import FileStore
+from theory.store import blobs
+from theory.store.filestore import FileStore
 
 SIZE_BYTES = 4096
 

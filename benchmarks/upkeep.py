@@ -18,10 +18,11 @@ import time
 
 from growth import fill
 
-from theory import Runner, blobs, config
-from theory.canon import cid_of
-from theory.filestore import FileStore
+from theory import Runner, config
+from theory.formats.canon import cid_of
 from theory.ledger.upkeep import Pin
+from theory.store import blobs
+from theory.store.filestore import FileStore
 
 COUNT, LARGE, LARGE_BYTES = 100_000, 500, 1_000_000
 HUGE, HUGE_BYTES = 32, 64 * 1024 * 1024

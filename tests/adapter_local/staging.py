@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from theory import Artifact, Image, Job, Processor, Ref, Secrets, Workspace, cid_of
 from theory.errors import TheoryError
-from theory.filestore import FileStore
-from theory.outputs import check_outputs
-from theory.redact import Redactor
+from theory.rooms.outputs import check_outputs
+from theory.rooms.redact import Redactor
+from theory.store.filestore import FileStore
 from theory.types import ImageSource, Runtime, SecretNeeds
 from theory_adapter_local.files.ways import Files, files_for
 from theory_adapter_local.images.find import Ready

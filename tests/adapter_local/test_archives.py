@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapter_local.staging import Bed, answer, bed, created
-from theory import cid_of, lease
+from theory import cid_of
+from theory.disk import lease
 from theory.errors import BadOutputPath, OutputLimit, Retry, TheoryError
 from theory_adapter_local.files.archives import Copies
 from theory_adapter_local.files.binds import Binds

@@ -17,7 +17,8 @@ import pytest
 
 from adapter_local.command import Command, expect_gone, new_id, wait_gone
 from adapter_local.staging import answer
-from theory import cid_of, errors, lease
+from theory import cid_of, errors
+from theory.disk import lease
 from theory.testing.channel import RecordingChannel
 from theory.types import Runtime
 from theory_adapter_local.container.life import name_of

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from theory import outputs
 from theory.errors import OutputLimit
+from theory.rooms import outputs
 from theory_adapter_local.files import tree
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from theory import errors, outputs
+from theory import errors
+from theory.rooms import outputs
 from theory_adapter_modal.sandbox import sums
 from theory_adapter_modal.sandbox.tarball import Broken, Reader, unpack
 

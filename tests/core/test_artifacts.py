@@ -14,11 +14,11 @@ import pytest
 
 from core.bed import EVERYTHING, Call, Fake, done, good, house, write_entry
 from theory import AdapterInfo, Failure, Outcome, cid_of, hookimpl
-from theory.artifacts import lay_out, materialize
 from theory.cancel import Cancellation
 from theory.errors import Interrupted, Retry
-from theory.filestore import FileStore
-from theory.inputs import Attachment, Inputs
+from theory.rooms.artifacts import lay_out, materialize
+from theory.rooms.inputs import Attachment, Inputs
+from theory.store.filestore import FileStore
 from theory.types import Workspace
 
 if TYPE_CHECKING:

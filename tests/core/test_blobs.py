@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from theory import blobs
-from theory.canon import cid_of, cid_of_stream
 from theory.errors import ArtifactNotFound, Damaged, Interrupted, StoreFailed
-from theory.filestore import FileStore
+from theory.formats.canon import cid_of, cid_of_stream
+from theory.store import blobs
+from theory.store.filestore import FileStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -225,9 +225,9 @@ def test_a_large_file_that_is_cancelled_leaves_neither_a_file_nor_a_thread(
 LIMITED = """
 import os, resource, sys
 from pathlib import Path
-from theory import blobs
+from theory.store import blobs
 from theory.errors import StoreFailed
-from theory.filestore import FileStore
+from theory.store.filestore import FileStore
 store = FileStore(Path(sys.argv[1]))
 store.staging
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
@@ -257,8 +257,8 @@ def test_a_source_for_which_there_is_no_room_is_the_stores_failure(tmp_path: Pat
 STAGED = """
 import os, sys
 from pathlib import Path
-from theory import blobs
-from theory.filestore import FileStore
+from theory.store import blobs
+from theory.store.filestore import FileStore
 blobs.stage(FileStore(Path(sys.argv[1])), os.open(sys.argv[2], os.O_RDONLY))
 """
 
@@ -284,8 +284,8 @@ def test_a_large_file_is_copied_by_the_kernel_and_on_its_way_to_the_disk_before_
 THROUGH = """
 import os, sys
 from pathlib import Path
-from theory import blobs
-from theory.filestore import FileStore
+from theory.store import blobs
+from theory.store.filestore import FileStore
 
 def peak():
     status = Path("/proc/self/status").read_text()

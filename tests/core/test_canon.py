@@ -11,7 +11,7 @@ from blake3 import blake3
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from theory.canon import (
+from theory.formats.canon import (
     MAX_INTEGER,
     MAX_JSON_BYTES,
     BadJson,

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from core.bed import Call, Fake, done, good, house
-from theory import Runner, claims
-from theory.claims import claim, claimed
+from theory import Runner
+from theory.disk import claims
+from theory.disk.claims import claim, claimed
+from theory.disk.lease import CLAIM, lease
+from theory.disk.lockfile import LockFile
 from theory.errors import Busy, Retry
-from theory.lease import CLAIM, lease
-from theory.lockfile import LockFile
 from theory.request import new_execution_id
 from theory.types import Failure
 
@@ -21,8 +22,8 @@ DEFAULT = "/artifacts/outputs/"
 HOLD = """if True:
     import sys
     from pathlib import Path
-    from theory.claims import claim
-    from theory.lease import lease
+    from theory.disk.claims import claim
+    from theory.disk.lease import lease
     states, id_, prefix = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     with lease(states, id_), claim(states, id_, prefix):
         print("ready", flush=True)

@@ -8,15 +8,15 @@ import pytest
 
 from core.bed import Call, Fake, done, house, write_entry
 from theory import Failure
-from theory.close import Cost, cost_of, failure_of, known
 from theory.errors import BadInputs, Internal, Interrupted
-from theory.redact import Redactor
+from theory.rooms.close import Cost, cost_of, failure_of, known
+from theory.rooms.redact import Redactor
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import SimpleNamespace
 
-    from theory.job import Prepared
+    from theory.rooms.job import Prepared
 
 
 def prepared(*, pretends: bool, entry: int) -> Prepared:

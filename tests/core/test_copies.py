@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from theory import copies
+from theory.store import copies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -208,7 +208,7 @@ def test_a_copy_that_somebody_cuts_short_is_an_error(tmp_path: Path) -> None:
 
 LIMITED = """
 import os, resource, sys
-from theory import copies
+from theory.store import copies
 source = os.open(sys.argv[1], os.O_RDONLY)
 dest = os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))

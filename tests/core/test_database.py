@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
+from theory.disk.mounts import is_local
+from theory.disk.sqlite import Database
 from theory.errors import LedgerFailed, Retry
 from theory.ledger import Closing, Ledger
 from theory.ledger.database import APPLICATION_ID, LAYOUT, VERSION
-from theory.mounts import is_local
-from theory.sqlite import Database
 from theory.types import Artifact
 
 
@@ -211,7 +211,7 @@ def test_a_disk_that_takes_no_more_is_told_and_leaves_nothing(path: Path) -> Non
 AS_SOMEBODY_ELSE = """if True:
     import os, sys
     from pathlib import Path
-    import theory.ledger.audit, theory.snapshot  # imported late otherwise, by nobody, who may not read it
+    import theory.ledger.audit, theory.disk.snapshot  # else nobody imports it, who may not read it
     from theory.errors import LedgerFailed
     from theory.ledger import Closing, Ledger
     if os.geteuid() == 0:

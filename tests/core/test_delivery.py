@@ -11,7 +11,7 @@ import pytest
 
 from core.bed import Stuck
 from theory.cancel import Cancellation
-from theory.delivery import MAX_WAITING_BYTES, Delivery
+from theory.rooms.delivery import MAX_WAITING_BYTES, Delivery
 from theory.testing.channel import Later
 
 

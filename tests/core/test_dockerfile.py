@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from theory.dockerfile import Base, bases_of
+from theory.entries.dockerfile import Base, bases_of
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from core.bed import good, house
-from theory import Runner, doctor
-from theory.claims import claim
-from theory.doctor import Sign, signs
-from theory.lease import lease
+from theory import Runner
+from theory.disk.claims import claim
+from theory.disk.lease import lease
 from theory.ledger import Ledger
 from theory.ledger.owner import Owner
 from theory.request import new_execution_id
+from theory.upkeep import doctor
+from theory.upkeep.doctor import Sign, signs
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from theory import durable
+from theory.disk import durable
 from theory.errors import SaveFailed, StoreFailed
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from core.bed import Call, Fake, Stuck, done, house
 from theory import Failure, Outcome
 from theory.cancel import Cancellation
-from theory.delivery import Delivery
-from theory.execute import MAX_LINE_BYTES, LogChannel
-from theory.redact import Redactor
+from theory.rooms.delivery import Delivery
+from theory.rooms.execute import MAX_LINE_BYTES, LogChannel
+from theory.rooms.redact import Redactor
 from theory.testing.channel import Later
 
 if TYPE_CHECKING:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from core.bed import Fake, good, house, write_entry
-from theory import Image, Runner, blobs
+from theory import Image, Runner
 from theory.errors import ArtifactNotFound, BadInputs, Damaged, MissingSecret
-from theory.explain import ABSENT, Difference, Explanation, explain_executions, explain_request
 from theory.request import Request
+from theory.store import blobs
+from theory.upkeep.explain import ABSENT, Difference, Explanation, explain_executions, explain_request
 
 REF = "test/thing@1"
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from theory import blobs, durable
+from theory.disk import durable
 from theory.errors import ArtifactNotFound, Damaged, StoreFailed, Usage
-from theory.filestore import FileStore, open_store
+from theory.store import blobs
+from theory.store.filestore import FileStore, open_store
 from theory.testing import StoreContract
 from theory.types import Staged
 
@@ -31,7 +32,7 @@ KEY = HELLO  # a memo key has the form of a cid
 
 
 class TestFileStore(StoreContract):
-    plugin = "theory.filestore"
+    plugin = "theory.store.filestore"
 
     @pytest.fixture
     def store(self, tmp_path: Path) -> FileStore:
@@ -614,9 +615,9 @@ def test_a_folder_that_could_not_be_opened_can_be_synced_later(
 FILL = """
 import json, resource, sys
 from pathlib import Path
-from theory import blobs
+from theory.store import blobs
 from theory.errors import StoreFailed
-from theory.filestore import FileStore
+from theory.store.filestore import FileStore
 
 root, limit = Path(sys.argv[1]), int(sys.argv[2])
 if limit:
@@ -665,8 +666,8 @@ def test_a_limit_on_file_sizes_is_named_and_leaves_nothing_half_visible(tmp_path
 FILLED = """
 import os, sys
 from pathlib import Path
-from theory import blobs
-from theory.filestore import FileStore
+from theory.store import blobs
+from theory.store.filestore import FileStore
 
 store = FileStore(Path(sys.argv[1]))
 store.put([blobs.stage(store, b"hello"), blobs.stage(store, b"hello" * 20_000)])
@@ -675,9 +676,9 @@ store.put([blobs.stage(store, b"hello"), blobs.stage(store, b"hello" * 20_000)])
 REFUSED = """
 import json, os, sys
 from pathlib import Path
-from theory import blobs
+from theory.store import blobs
 from theory.errors import StoreFailed
-from theory.filestore import FileStore
+from theory.store.filestore import FileStore
 
 root, user = Path(sys.argv[1]), int(sys.argv[2])
 if user:
@@ -750,8 +751,8 @@ def test_a_folder_without_rights_is_named(open_to_all: Path) -> None:
 DIE_AT_EVERY_STEP = """
 import os, signal, sys
 from pathlib import Path
-from theory import blobs
-from theory.filestore import FileStore
+from theory.store import blobs
+from theory.store.filestore import FileStore
 
 KEY = "b3:" + "0" * 64
 CONTENTS = [b"", b"hello", bytes(range(256)) * 1000]
@@ -802,8 +803,8 @@ def test_a_death_before_any_system_call_of_a_write_leaves_a_sound_store(tmp_path
 DIE_AT_RANDOM = """
 import os, random, signal, sys
 from pathlib import Path
-from theory import blobs
-from theory.filestore import FileStore
+from theory.store import blobs
+from theory.store.filestore import FileStore
 
 root, acknowledged = Path(sys.argv[1]), set()
 chance = random.Random(7)

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from core.bed import Call, Fake, done, good, house, write_entry
-from theory import blobs, gc, pins
+from theory.disk.lockfile import LockFile
 from theory.errors import ArtifactNotFound, Busy, Damaged, Unsupported, Usage
-from theory.filestore import FileStore
-from theory.gc import Freed, Policy, collect, undo
-from theory.lockfile import LockFile
-from theory.verify import verify
+from theory.store import blobs
+from theory.store.filestore import FileStore
+from theory.upkeep import gc, pins
+from theory.upkeep.gc import Freed, Policy, collect, undo
+from theory.upkeep.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -488,8 +489,9 @@ DIE = """
 import os, signal, sqlite3, sys
 from pathlib import Path
 from core.bed import house
-from theory import gc, sqlite
-from theory.gc import Policy
+from theory.disk import sqlite
+from theory.upkeep import gc
+from theory.upkeep.gc import Policy
 
 folder, at, undoing = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "undo"
 step = 0

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from theory.entries.imageid import ImageName, image_name, pinned_id
 from theory.errors import RegistryFault
-from theory.imageid import ImageName, image_name, pinned_id
 from theory.types import ImageSource, Processor, Ref, Runtime, SecretNeeds
 
 if TYPE_CHECKING:

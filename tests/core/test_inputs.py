@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from theory.canon import ZERO_CID, canonical, cid_of
 from theory.errors import AttachmentNotFound, BadInputs, RegistryFault
-from theory.inputs import Attachment, Reference, check_inputs
-from theory.mime import mime_of
+from theory.formats.canon import ZERO_CID, canonical, cid_of
+from theory.formats.mime import mime_of
+from theory.rooms.inputs import Attachment, Reference, check_inputs
 from theory.types import Artifact, ImageSource, Processor, Ref, Runtime, SecretNeeds
 
 if TYPE_CHECKING:
-    from theory.inputs import Inputs
+    from theory.rooms.inputs import Inputs
     from theory.types import JsonObject
 
 CID = cid_of(b"photo")

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from theory.errors import StoreFailed
-from theory.inuse import InUse, is_free
+from theory.store.inuse import InUse, is_free
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 HOLD = """
 import sys
-from theory.inuse import InUse
+from theory.store.inuse import InUse
 with InUse(sys.argv[1]).held():
     print("held", flush=True)
     sys.stdin.read()

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from core.bed import Fake, document, good, house, write_entry
-from theory import Failure, Image, blobs, cid_of, keep
+from theory import Failure, Image, cid_of
+from theory.rooms import keep
+from theory.store import blobs
 
 if TYPE_CHECKING:
     from pathlib import Path

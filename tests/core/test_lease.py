@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from theory.disk.lease import lease, remove, sweep
 from theory.errors import Busy, StoreFailed
-from theory.lease import lease, remove, sweep
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -184,7 +184,7 @@ def test_a_lock_that_a_sweep_holds_for_a_moment_is_waited_for(
     folder.mkdir()
     holders = [os.open(folder / "lock", os.O_RDWR | os.O_CREAT)]
     fcntl.flock(holders[0], fcntl.LOCK_EX)
-    monkeypatch.setattr("theory.lease.time.sleep", lambda _: os.close(holders.pop()))
+    monkeypatch.setattr("theory.disk.lease.time.sleep", lambda _: os.close(holders.pop()))
     with lease(tmp_path, "swept") as held:
         assert held == folder
     assert holders == []

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from theory.canon import MAX_INTEGER, ZERO_CID
 from theory.errors import ArtifactNotFound, BudgetRefused, Busy, Internal, LedgerFailed, TheoryError, Usage
+from theory.formats.canon import MAX_INTEGER, ZERO_CID
 from theory.ledger import Closing, Ledger
 from theory.ledger.owner import Owner
 from theory.types import Artifact

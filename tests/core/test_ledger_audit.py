@@ -14,8 +14,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from theory.canon import event_hash
+from theory.disk.sqlite import Database
 from theory.errors import ArtifactNotFound, LedgerFailed, Usage
+from theory.formats.canon import event_hash
 from theory.ledger import Closing, Ledger
 from theory.ledger.audit import MOST, Audit, Checkpoint, Mark, audit, checkpoint
 from theory.ledger.chain import EVENT_COLUMNS, Tally
@@ -23,7 +24,6 @@ from theory.ledger.execution import executions_of
 from theory.ledger.owner import Owner
 from theory.ledger.report import report
 from theory.ledger.upkeep import Upkeep
-from theory.sqlite import Database
 from theory.types import Artifact
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - these need no disk, and a sync costs nothing there

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from theory.lockfile import LockFile
+from theory.disk.lockfile import LockFile
 
 HOLD = """
 import sys
-from theory.lockfile import LockFile
+from theory.disk.lockfile import LockFile
 with LockFile(sys.argv[1]).held(20):
     print("held", flush=True)
     sys.stdin.read()

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from core.bed import Call, Fake, done, good, house, read, write_entry
-from theory import Failure, Image, blobs
-from theory.memo import recall, record_of, remembers, sealed
+from theory import Failure, Image
+from theory.store import blobs
+from theory.store.memo import recall, record_of, remembers, sealed
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from theory import mime
-from theory.mime import mime_of
+from theory.formats import mime
+from theory.formats.mime import mime_of
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from theory.canon import MAX_INTEGER
-from theory.money import micro_usd, usd
+from theory.formats.canon import MAX_INTEGER
+from theory.formats.money import micro_usd, usd
 
 
 @settings(database=None)

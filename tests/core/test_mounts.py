@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from theory.mounts import file_system, is_local
+from theory.disk.mounts import file_system, is_local
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-ASK = "import sys; from theory.mounts import file_system; print(*map(file_system, sys.argv[1:]))"
+ASK = "import sys; from theory.disk.mounts import file_system; print(*map(file_system, sys.argv[1:]))"
 
 
 def test_the_file_system_is_that_of_the_innermost_mount(tmp_path: Path) -> None:

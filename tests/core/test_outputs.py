@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from core.bed import Call, Fake, done, house, write_entry
-from theory import Failure, Success, outputs
+from theory import Failure, Success
+from theory.entries.registry import FolderRegistry
 from theory.errors import BadOutputPath, BadOutputs, DuplicateOutput, OutputLimit, Retry, StoreFailed
-from theory.filestore import FileStore
-from theory.redact import Redactor
-from theory.registry import FolderRegistry
+from theory.rooms import outputs
+from theory.rooms.redact import Redactor
+from theory.store.filestore import FileStore
 from theory.types import Ref
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ def test_folders_too_deep_are_refused_without_walking_on(out: Path) -> None:
     os.close(here)
     with pytest.raises(OutputLimit, match="deeper than 32 folders"):
         check(out)
-    from theory.lease import remove
+    from theory.disk.lease import remove
 
     remove(out)
     assert not out.exists()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from theory.errors import BadWritePrefix
-from theory.paths import check_write_prefix, collision_key, fault_of_path, fault_of_segment, printable
+from theory.formats.paths import check_write_prefix, collision_key, fault_of_path, fault_of_segment, printable
 
 ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 

@@ -7,8 +7,8 @@ import os
 
 import pytest
 
+from theory.disk.pipes import Pipe
 from theory.errors import Interrupted
-from theory.pipes import Pipe
 
 
 def test_all_bytes_come_through_in_order_and_the_descriptor_stays_open() -> None:

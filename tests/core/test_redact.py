@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from theory.redact import Redactor
+from theory.rooms.redact import Redactor
 
 SECRET = 'p/s"w\\o&d ü+1='  # noqa: S105 - of a test
 SPELLINGS = {

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import jsonschema
 import pytest
 
+from theory.entries.registry import FolderRegistry, entry_schema
+from theory.entries.schemas import schema_of
 from theory.errors import RegistryFault
-from theory.registry import FolderRegistry, entry_schema
-from theory.schemas import schema_of
 from theory.types import ImageSource, Ref, Runtime, SecretNeeds
 
 if TYPE_CHECKING:
@@ -289,7 +289,7 @@ def test_a_hit_gives_the_same_processor_and_reads_no_yaml(
 ) -> None:
     put(tmp_path / "r", SMALL)
     first = FolderRegistry(tmp_path / "r", tmp_path / "cache").resolve_ref(REF)
-    monkeypatch.setattr("theory.registry.parse_yaml", None)
+    monkeypatch.setattr("theory.entries.registry.parse_yaml", None)
     assert FolderRegistry(tmp_path / "r", tmp_path / "cache").resolve_ref(REF) == first
 
 
@@ -320,9 +320,9 @@ def test_what_an_older_version_checked_is_checked_again(
 ) -> None:
     put(tmp_path / "r", SMALL)
     with monkeypatch.context() as older:
-        older.setattr("theory.registry.__version__", "0.0.1")
+        older.setattr("theory.entries.registry.__version__", "0.0.1")
         FolderRegistry(tmp_path / "r", tmp_path / "cache").resolve_ref(REF)
-    monkeypatch.setattr("theory.registry.parse_yaml", lambda _: (json.loads('{"ref": 1}'), {}))
+    monkeypatch.setattr("theory.entries.registry.parse_yaml", lambda _: (json.loads('{"ref": 1}'), {}))
     with pytest.raises(RegistryFault, match=r"required property|is not of type"):
         FolderRegistry(tmp_path / "r", tmp_path / "cache").resolve_ref(REF)
 

@@ -15,8 +15,8 @@ from theory.cancel import Cancellation
 from theory.errors import ArtifactNotFound, Damaged, Interrupted, MissingSecret, UnknownAdapter, Usage
 from theory.ledger import Closing
 from theory.plugins import Plugins
-from theory.replay import Compared, Replayer
 from theory.types import Failure
+from theory.upkeep.replay import Compared, Replayer
 
 REF = "test/thing@1"
 

@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from theory import config
+from theory.entries.registry import FolderRegistry
 from theory.errors import PluginFailed, RegistryFault, UnknownRef
 from theory.plugins import Plugins
-from theory.registry import FolderRegistry
-from theory.resolve import Source, resolve_ref, sources_of
+from theory.rooms.resolve import Source, resolve_ref, sources_of
 from theory.types import Ref
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from theory.resolve import Origin
+    from theory.rooms.resolve import Origin
     from theory.types import Processor
 
 REF = Ref("a", "b", 1)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from theory import blobs, canon
 from theory.errors import ArtifactNotFound, Damaged, Interrupted, SaveFailed, Usage
-from theory.filestore import FileStore
-from theory.save import check_file, check_folder, save_all, save_one
+from theory.formats import canon
+from theory.rooms.save import check_file, check_folder, save_all, save_one
+from theory.store import blobs
+from theory.store.filestore import FileStore
 from theory.types import Artifact
 
 BAD = b"bad" * 30_000

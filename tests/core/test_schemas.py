@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from theory.canon import canonical
-from theory.schemachecks import faults_of_schema, misplaced_defaults
-from theory.schemas import BadSchema, Mismatch, Schema, schema_of
+from theory.entries.schemachecks import faults_of_schema, misplaced_defaults
+from theory.entries.schemas import BadSchema, Mismatch, Schema, schema_of
+from theory.formats.canon import canonical
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

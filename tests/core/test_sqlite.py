@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from theory import mounts
+from theory.disk import mounts
+from theory.disk.lockfile import LockFile
+from theory.disk.mounts import is_local
+from theory.disk.sqlite import Database, Layout
 from theory.errors import Retry, StoreFailed
-from theory.lockfile import LockFile
-from theory.mounts import is_local
-from theory.sqlite import Database, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,14 +36,14 @@ LAYOUT = Layout(
 )
 # A file system that nobody has ever heard of; what is on it is treated as on one of a network.
 ROLLBACK = """
-import theory.mounts
-theory.mounts.LOCAL = frozenset()
+import theory.disk.mounts
+theory.disk.mounts.LOCAL = frozenset()
 """
 OPEN = """
 import os, sys
 from pathlib import Path
 from theory.errors import StoreFailed
-from theory.sqlite import Database, Layout
+from theory.disk.sqlite import Database, Layout
 layout = Layout(0x1234, 2, ("CREATE TABLE songs (title TEXT UNIQUE)",), "the songbook", StoreFailed, "sing")
 database = Database(Path(sys.argv[1]), layout)
 def add(title):
@@ -468,7 +468,7 @@ def open_folder() -> Path:
 
 
 READ_ONLY = """
-import theory.snapshot  # imported late otherwise, by nobody, who may not read it
+import theory.disk.snapshot  # imported late otherwise, by nobody, who may not read it
 if os.getuid() == 0:
     os.setuid(65534)
 print(database.read("SELECT title FROM songs"))
@@ -495,7 +495,7 @@ def test_a_file_that_cannot_be_written_can_be_read(open_folder: Path, left: bool
 
 
 READ_TWICE = """
-import theory.snapshot  # as above
+import theory.disk.snapshot  # as above
 if os.getuid() == 0:
     os.setuid(65534)
 print(database.read("SELECT title FROM songs"), flush=True)

@@ -8,8 +8,8 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from theory.canon import MAX_INTEGER, BadJson, canonical, check_json
-from theory.strictyaml import MAX_BYTES, BadYaml, parse_yaml
+from theory.entries.strictyaml import MAX_BYTES, BadYaml, parse_yaml
+from theory.formats.canon import MAX_INTEGER, BadJson, canonical, check_json
 
 if TYPE_CHECKING:
     from theory.types import Json

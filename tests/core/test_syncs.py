@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from core.bed import Fake, good, house, write_entry
-from theory import durable, sqlite
-from theory.mounts import is_local
+from theory.disk import durable, sqlite
+from theory.disk.mounts import is_local
 
 if TYPE_CHECKING:
     import sqlite3
 
-    from theory.sqlite import Layout
+    from theory.disk.sqlite import Layout
 
 RUN = """
 import sys

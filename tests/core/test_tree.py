@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from theory import tree
+from theory.entries import tree
+from theory.entries.tree import files_of, tree_of
 from theory.errors import RegistryFault
-from theory.tree import files_of, tree_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from theory.users import enroll, is_enrolled, others
+from theory.store.users import enroll, is_enrolled, others
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DYING = """
 import os, sys
 from pathlib import Path
-from theory.users import enroll
+from theory.store.users import enroll
 last, count = int(sys.argv[2]), 0
 def dying(call):
     def counted(*given, **more):

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from core.bed import Fake, done, good, house
-from theory import blobs
+from theory.disk.lockfile import LockFile
 from theory.errors import Damaged, StoreFailed
-from theory.filestore import FileStore
-from theory.gc import upkeep_of
-from theory.lockfile import LockFile
-from theory.memo import recall
-from theory.repair import repair
-from theory.trash import Trash
-from theory.verify import Fault, Report, verify
+from theory.store import blobs
+from theory.store.filestore import FileStore
+from theory.store.memo import recall
+from theory.store.trash import Trash
+from theory.upkeep.gc import upkeep_of
+from theory.upkeep.repair import repair
+from theory.upkeep.verify import Fault, Report, verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -463,7 +463,7 @@ def test_a_database_that_another_process_does_not_let_go_of_is_told(
     run(runner)
     store = folder_of(runner)
     found = Report("full", 0, 0, 0, 0, (Fault("database", store.url, "damaged", "a page of it"),))
-    monkeypatch.setattr("theory.repair.PATIENCE_S", 0)
+    monkeypatch.setattr("theory.upkeep.repair.PATIENCE_S", 0)
     with (
         closing(LockFile(f"{store.database.path}-lock")) as lock,
         lock.held(0),

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import theory
-from theory import wire
-from theory.canon import ZERO_CID, canonical, cid_of, compact, memo_key
+from theory.formats import wire
+from theory.formats.canon import ZERO_CID, canonical, cid_of, compact, memo_key
 from theory.types import (
     Artifact,
     Failure,
@@ -71,7 +71,7 @@ FAILURES = st.builds(
 
 
 def shipped(name: str) -> jsonschema.Draft202012Validator:
-    file = Path(theory.__file__).with_name(f"{name}.schema.json")
+    file = Path(theory.__file__).parent / "formats" / f"{name}.schema.json"
     document = json.loads(file.read_text("utf-8"))
     jsonschema.Draft202012Validator.check_schema(document)
     return jsonschema.Draft202012Validator(document)

@@ -17,17 +17,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from theory import paths, wire
-from theory.canon import MAX_INTEGER, BadJson, canonical, check_json, parse_json
 from theory.config import load
+from theory.entries.schemachecks import faults_of_schema, misplaced_defaults
+from theory.entries.schemas import BadSchema, Mismatch, Schema, at
+from theory.entries.strictyaml import BadYaml, parse_yaml
 from theory.errors import BadAdapterOptions, BadInputs, BadWritePrefix, TheoryError, UnknownRef, Usage
-from theory.inputs import check_inputs
-from theory.money import micro_usd, usd
+from theory.formats import paths, wire
+from theory.formats.canon import MAX_INTEGER, BadJson, canonical, check_json, parse_json
+from theory.formats.money import micro_usd, usd
 from theory.options import options_of
 from theory.request import check_plan_key
-from theory.schemachecks import faults_of_schema, misplaced_defaults
-from theory.schemas import BadSchema, Mismatch, Schema, at
-from theory.strictyaml import BadYaml, parse_yaml
+from theory.rooms.inputs import check_inputs
 from theory.types import ImageSource, Processor, Ref, Runtime, SecretNeeds
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.bed import Fake, good, house
-from theory import gc
-from theory.verify import verify
+from theory.upkeep import gc
+from theory.upkeep.verify import verify
 
 if TYPE_CHECKING:
     import pytest
@@ -70,7 +70,8 @@ import sys
 import time
 from pathlib import Path
 from core.bed import house
-from theory import gc, trash
+from theory.store import trash
+from theory.upkeep import gc
 
 folder, careless = Path(sys.argv[1]), sys.argv[2:] == ["careless"]
 if careless:

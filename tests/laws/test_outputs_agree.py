@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.bed import Call, Fake, document, done, good, house, write_entry
-from theory import cid_of, wire
+from theory import cid_of
+from theory.formats import wire
 
 if TYPE_CHECKING:
     from theory import Outcome, Runner, Success

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from core.bed import read
-from theory import wire
+from theory.formats import wire
 from theory.types import Failure
 
 if TYPE_CHECKING:

@@ -61,8 +61,14 @@ _RANDOM = (
 )
 _PRELOADED = (
     "theory.__main__",
-    *("theory.cli.run", "theory.claims", "theory.save", "theory.ledger.heartbeat", "jsonschema_rs"),
-    *("yaml", "difflib", "theory.schemachecks"),
+    *(
+        "theory.cli.run",
+        "theory.disk.claims",
+        "theory.rooms.save",
+        "theory.ledger.heartbeat",
+        "jsonschema_rs",
+    ),
+    *("yaml", "difflib", "theory.entries.schemachecks"),
     *("theory_adapter_mock.adapter", "theory_adapter_process.adapter", "email.utils", "encodings.ascii"),
 )
 PATIENCE_S = 120
@@ -202,7 +208,7 @@ def deaf_to_sync() -> None:
     """A failed sync is taken for a success, ours and those of folders."""
     from contextlib import suppress
 
-    from theory import durable
+    from theory.disk import durable
 
     def sync(descriptor: int) -> None:
         with suppress(OSError):

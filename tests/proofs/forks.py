@@ -37,7 +37,7 @@ _TO_WRITE = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _PRELOADED = (
     "theory.__main__",
     "theory.cli.run",
-    "theory.claims",
+    "theory.disk.claims",
     "theory.ledger.heartbeat",
     "theory_adapter_mock.adapter",
     "theory_adapter_process.adapter",

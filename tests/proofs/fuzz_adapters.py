@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from proofs.fuzz_core import MIB, processor, published, text_of
 from proofs.fuzz_table import Parser
-from theory.canon import BadJson, parse_json
 from theory.errors import TheoryError
+from theory.formats.canon import BadJson, parse_json
 from theory_adapter_local.engine.connection import Connection, Lost
 from theory_adapter_local.files.tarball import Broken
 from theory_adapter_local.images.progress import Failed

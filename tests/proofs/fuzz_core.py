@@ -10,22 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from proofs.fuzz_table import Parser
-from theory import paths
-from theory.canon import BadJson, canonical, parse_json
 from theory.config import load, secrets_of
-from theory.dockerfile import bases_of
+from theory.entries.dockerfile import bases_of
+from theory.entries.imageid import ImageName
+from theory.entries.registry import FolderRegistry
+from theory.entries.schemachecks import faults_of_schema, misplaced_defaults
+from theory.entries.schemas import BadSchema, Schema
+from theory.entries.strictyaml import BadYaml, parse_yaml
+from theory.entries.tree import tree_of
 from theory.errors import TheoryError
-from theory.imageid import ImageName
-from theory.inputs import check_inputs
-from theory.mime import mime_of
-from theory.money import micro_usd, usd
+from theory.formats import paths
+from theory.formats.canon import BadJson, canonical, parse_json
+from theory.formats.mime import mime_of
+from theory.formats.money import micro_usd, usd
 from theory.options import options_of
-from theory.registry import FolderRegistry
 from theory.request import Request
-from theory.schemachecks import faults_of_schema, misplaced_defaults
-from theory.schemas import BadSchema, Schema
-from theory.strictyaml import BadYaml, parse_yaml
-from theory.tree import tree_of
+from theory.rooms.inputs import check_inputs
 from theory.types import ImageSource, Processor, Ref, Runtime, SecretNeeds
 
 if TYPE_CHECKING:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, cast
 
 from proofs.fuzz_core import ENTRY_INPUTS, ID, MIB, processor, text_of
 from proofs.fuzz_table import Parser
-from theory import blobs, wire
-from theory.canon import canonical, check_json, cid_of
-from theory.claims import claimed
+from theory.disk.claims import claimed
 from theory.errors import LedgerFailed, TheoryError, Usage
+from theory.formats import wire
+from theory.formats.canon import canonical, check_json, cid_of
 from theory.ledger.audit import Checkpoint
-from theory.redact import Redactor
+from theory.rooms.redact import Redactor
+from theory.store import blobs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,8 +29,8 @@ SECRET = "s3cr3t-välue+/="  # noqa: S105 - nobody's
 
 
 def _memo(folder: Path) -> Parse:
-    from theory.filestore import FileStore
-    from theory.memo import recall
+    from theory.store.filestore import FileStore
+    from theory.store.memo import recall
 
     store = FileStore(folder / "store")
     store.put([blobs.stage(store, io.BytesIO())])
@@ -64,7 +65,7 @@ def _memo(folder: Path) -> Parse:
 
 
 def _sealed(body: bytes) -> bytes:
-    """As ``theory.memo.sealed`` does it, also what that would not take."""
+    """As ``theory.store.memo.sealed`` does it, also what that would not take."""
     return b'{"check":"' + cid_of(body).encode() + b'",' + body[1:]
 
 
@@ -93,7 +94,7 @@ def _closing(_: Path) -> Parse:
     from theory.ledger.audit import _artifacts, _lists_all
     from theory.ledger.chain import Event
     from theory.ledger.execution import Record
-    from theory.references import cids_in, references
+    from theory.store.references import cids_in, references
 
     contents = {
         "tree": b'[["main.py","b3:' + b"0" * 64 + b'",false]]',
@@ -127,8 +128,8 @@ def _checkpoint(_: Path) -> Parse:
 
 
 def _outputs(folder: Path) -> Parse:
-    from theory.filestore import FileStore
-    from theory.outputs import check_outputs
+    from theory.rooms.outputs import check_outputs
+    from theory.store.filestore import FileStore
 
     entry, store, out = processor({}, outputs=ENTRY_INPUTS), FileStore(folder / "store"), folder / "out"
     out.mkdir(exist_ok=True)
@@ -153,8 +154,8 @@ def _outputs(folder: Path) -> Parse:
 
 def _names(folder: Path) -> Parse:
     """The files that a processor leaves, by the lines of a list."""
-    from theory.filestore import FileStore
-    from theory.outputs import check_outputs
+    from theory.rooms.outputs import check_outputs
+    from theory.store.filestore import FileStore
 
     entry, store, out = processor({}), FileStore(folder / "store"), folder / "out"
     redactor = Redactor([SECRET])
@@ -181,8 +182,8 @@ def _names(folder: Path) -> Parse:
 
 def _log(_: Path) -> Parse:
     from theory.cancel import Cancellation
-    from theory.delivery import Delivery
-    from theory.execute import LogChannel
+    from theory.rooms.delivery import Delivery
+    from theory.rooms.execute import LogChannel
 
     class Told(Delivery):
         """Without the thread of a listener."""
@@ -233,7 +234,7 @@ def _claim(folder: Path) -> Parse:
 
 def _shown(_: Path) -> Parse:
     from theory.cli.show import clean
-    from theory.paths import HARMFUL
+    from theory.formats.paths import HARMFUL
 
     def parse(data: bytes) -> object:
         text = clean(text_of(data))

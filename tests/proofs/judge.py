@@ -6,14 +6,16 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from theory import blobs, gc, wire
 from theory.errors import TheoryError
-from theory.filestore import SMALL_BYTES, FileStore
-from theory.inuse import is_free
+from theory.formats import wire
 from theory.ledger.audit import audit
-from theory.memo import record_of
-from theory.references import cids_in
-from theory.verify import verify
+from theory.store import blobs
+from theory.store.filestore import SMALL_BYTES, FileStore
+from theory.store.inuse import is_free
+from theory.store.memo import record_of
+from theory.store.references import cids_in
+from theory.upkeep import gc
+from theory.upkeep.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from theory.filestore import FileStore
     from theory.ledger import Closing, Ledger
+    from theory.store.filestore import FileStore
     from theory.types import Staged
 
 _PIECE_BYTES = 2048
@@ -21,8 +21,8 @@ _PIECE_BYTES = 2048
 def records_first() -> None:
     """The ledger says that it is true, and then the outputs and records are put."""
     import theory.run
-    from theory.blobs import Batch
     from theory.ledger import Ledger
+    from theory.store.blobs import Batch
 
     put, settle, keep = Batch.put, Ledger.settle, vars(theory.run)["keep"]
     waiting: list[tuple[Any, list[Staged]]] = []
@@ -50,8 +50,9 @@ def records_first() -> None:
 
 def names_before_content() -> None:
     """A large blob has its name before all its bytes are written."""
-    from theory import durable, staged
-    from theory.filestore import FileStore
+    from theory.disk import durable
+    from theory.store import staged
+    from theory.store.filestore import FileStore
 
     def put_files(store: FileStore, blobs: Mapping[str, Staged]) -> None:
         for path, blob in blobs.items():
@@ -69,7 +70,7 @@ def names_before_content() -> None:
 
 def names_of_its_own() -> None:
     """Temporary files have names that ``theory gc`` does not know."""
-    from theory import durable
+    from theory.disk import durable
 
     def temporary(folder: Path | str) -> str:
         return f"{folder}/.part-{os.urandom(16).hex()}"

@@ -15,9 +15,11 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from core.bed import Fake, done, good, house, write_entry
-from theory import durable, sqlite, staged, wire
-from theory.filestore import SMALL_BYTES, FileStore
+from theory.disk import durable, sqlite
+from theory.formats import wire
 from theory.ledger import Ledger
+from theory.store import staged
+from theory.store.filestore import SMALL_BYTES, FileStore
 from theory.types import Staged
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ import pytest
 
 from core.bed import house, write_entry
 from theory import Failure, Ref
-from theory.imageid import pinned_id
-from theory.registry import FolderRegistry
+from theory.entries.imageid import pinned_id
+from theory.entries.registry import FolderRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,15 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.bed import Call, Fake, done, good, house, write_entry
-from theory import Failure, blobs, tree
-from theory.canon import MAX_JSON_VALUES, BadJson, most_values, parse_json
+from theory import Failure
 from theory.config import load
-from theory.dockerfile import bases_of
+from theory.entries import tree
+from theory.entries.dockerfile import bases_of
+from theory.entries.schemas import Mismatch, Schema
+from theory.entries.strictyaml import BadYaml, parse_yaml
 from theory.errors import RegistryFault, Usage
-from theory.filestore import FileStore
-from theory.memo import recall, record_of, sealed
-from theory.schemas import Mismatch, Schema
-from theory.strictyaml import BadYaml, parse_yaml
+from theory.formats.canon import MAX_JSON_VALUES, BadJson, most_values, parse_json
+from theory.store import blobs
+from theory.store.filestore import FileStore
+from theory.store.memo import recall, record_of, sealed
 from theory_adapter_local.engine.connection import Lost
 from theory_adapter_local.images.progress import _Task
 from theory_adapter_local.images.pull import Progress

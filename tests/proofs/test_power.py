@@ -26,7 +26,7 @@ from core.bed import Fake, good, house
 from proofs import power_load
 from proofs.power import NAME
 from proofs.power_driver import Cut, Found
-from theory import durable
+from theory.disk import durable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

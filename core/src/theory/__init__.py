@@ -14,18 +14,18 @@ TYPE_CHECKING = False  # typing would be an import of 10 ms before the first Ctr
 if TYPE_CHECKING:
     from theory import errors as errors
     from theory.cancel import Cancellation as Cancellation
-    from theory.canon import canonical
-    from theory.canon import cid_of as cid_of
-    from theory.dockerfile import bases_of as bases_of
+    from theory.entries.dockerfile import bases_of as bases_of
+    from theory.entries.imageid import ImageName as ImageName
+    from theory.entries.imageid import image_name as image_name
+    from theory.entries.imageid import pinned_id as pinned_id
+    from theory.entries.tree import files_of as files_of
+    from theory.entries.tree import tree_of as tree_of
+    from theory.formats.canon import canonical
+    from theory.formats.canon import cid_of as cid_of
+    from theory.formats.mime import mime_of as mime_of
     from theory.hookspecs import hookimpl as hookimpl
-    from theory.imageid import ImageName as ImageName
-    from theory.imageid import image_name as image_name
-    from theory.imageid import pinned_id as pinned_id
     from theory.ledger.owner import Owner as Owner
-    from theory.mime import mime_of as mime_of
     from theory.run import Runner as Runner
-    from theory.tree import files_of as files_of
-    from theory.tree import tree_of as tree_of
     from theory.types import AdapterInfo as AdapterInfo
     from theory.types import Artifact as Artifact
     from theory.types import Capability as Capability
@@ -50,18 +50,18 @@ if TYPE_CHECKING:
 
 _HOME_OF = {
     "Cancellation": "theory.cancel:Cancellation",
-    "ImageName": "theory.imageid:ImageName",
+    "ImageName": "theory.entries.imageid:ImageName",
     "Owner": "theory.ledger.owner:Owner",
     "Runner": "theory.run:Runner",
-    "bases_of": "theory.dockerfile:bases_of",
-    "canonical_json": "theory.canon:canonical",
-    "cid_of": "theory.canon:cid_of",
-    "files_of": "theory.tree:files_of",
+    "bases_of": "theory.entries.dockerfile:bases_of",
+    "canonical_json": "theory.formats.canon:canonical",
+    "cid_of": "theory.formats.canon:cid_of",
+    "files_of": "theory.entries.tree:files_of",
     "hookimpl": "theory.hookspecs:hookimpl",
-    "image_name": "theory.imageid:image_name",
-    "mime_of": "theory.mime:mime_of",
-    "pinned_id": "theory.imageid:pinned_id",
-    "tree_of": "theory.tree:tree_of",
+    "image_name": "theory.entries.imageid:image_name",
+    "mime_of": "theory.formats.mime:mime_of",
+    "pinned_id": "theory.entries.imageid:pinned_id",
+    "tree_of": "theory.entries.tree:tree_of",
 }
 _TYPES = (  # noqa: SIM905 - easier to read than a list
     "AdapterInfo Artifact Capability Channel Envelope Failure Finding Image Job Json JsonObject Outcome "

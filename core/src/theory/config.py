@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from theory.errors import Usage
-from theory.paths import DEFAULT_PREFIX
+from theory.formats.paths import DEFAULT_PREFIX
 from theory.record import Record
 
 if TYPE_CHECKING:

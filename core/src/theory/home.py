@@ -7,12 +7,14 @@ import threading
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, TypeVar
 
-from theory import blobs, config, filestore, wire
-from theory.lease import sweep
+from theory import config
+from theory.disk.lease import sweep
+from theory.formats import wire
 from theory.ledger import Ledger
 from theory.plugins import Plugins
-from theory.resolve import Source, sources_of
-from theory.users import enroll
+from theory.rooms.resolve import Source, sources_of
+from theory.store import blobs, filestore
+from theory.store.users import enroll
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -13,9 +13,9 @@ import typing
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
-from theory.canon import MAX_INTEGER, compact
 from theory.errors import BadAdapterOptions
-from theory.paths import printable, quoted
+from theory.formats.canon import MAX_INTEGER, compact
+from theory.formats.paths import printable, quoted
 from theory.record import Record
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from theory import discovery, durable
+from theory import discovery
 from theory.discovery import published as published  # noqa: PLC0414 - told from here to others, found there without pluggy
+from theory.disk import durable
 from theory.errors import PluginFailed, TheoryError, UnknownAdapter
 from theory.hookspecs import HOOKS_OF_GROUP
 from theory.record import Record

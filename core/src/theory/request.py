@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import TYPE_CHECKING
 
-from theory.canon import MAX_INTEGER
 from theory.errors import Usage
-from theory.paths import HARMFUL, SURROGATE, printable, quoted
+from theory.formats.canon import MAX_INTEGER
+from theory.formats.paths import HARMFUL, SURROGATE, printable, quoted
 from theory.record import Record
 
 if TYPE_CHECKING:

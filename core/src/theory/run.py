@@ -11,29 +11,29 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, cast
 
-from theory import blobs
-from theory.admit import admit
-from theory.artifacts import lay_out, materialize
 from theory.cancel import Cancellation
-from theory.canon import parse_json
-from theory.close import Cost, close, cost_of, failure, failure_of, known, served, success
-from theory.delivery import Delivery
+from theory.disk.lease import lease
+from theory.entries.tree import changed
 from theory.errors import Interrupted, LedgerFailed, TheoryError, Usage
-from theory.execute import LogChannel, check_outcome, execute
+from theory.formats.canon import parse_json
+from theory.formats.money import usd
+from theory.formats.paths import printable
 from theory.home import Home
-from theory.inputs import check_inputs
-from theory.job import Prepared, plan_job, ran_as
-from theory.keep import keep, keep_records, records_of
-from theory.lease import lease
-from theory.memo import recall, remember, remembers
-from theory.money import usd
 from theory.options import options_of
-from theory.outputs import check_outputs
-from theory.paths import printable
-from theory.redact import Redactor
 from theory.request import Request, attachments_of, is_execution_id, new_execution_id, options_over
-from theory.resolve import resolve_ref
-from theory.tree import changed
+from theory.rooms.admit import admit
+from theory.rooms.artifacts import lay_out, materialize
+from theory.rooms.close import Cost, close, cost_of, failure, failure_of, known, served, success
+from theory.rooms.delivery import Delivery
+from theory.rooms.execute import LogChannel, check_outcome, execute
+from theory.rooms.inputs import check_inputs
+from theory.rooms.job import Prepared, plan_job, ran_as
+from theory.rooms.keep import keep, keep_records, records_of
+from theory.rooms.outputs import check_outputs
+from theory.rooms.redact import Redactor
+from theory.rooms.resolve import resolve_ref
+from theory.store import blobs
+from theory.store.memo import recall, remember, remembers
 from theory.types import Outcome, Ref, Workspace
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ class Runner(Home):
         if request.execution_id is not None or request.exclusive:
             leaving.enter_context(lease(states, execution_id))
         if request.exclusive:
-            from theory.claims import claim  # noqa: PLC0415 - few runs ask for it
+            from theory.disk.claims import claim  # noqa: PLC0415 - few runs ask for it
 
             leaving.enter_context(claim(states, execution_id, admission.prefix))
         folder, cache = states / execution_id, self.settings.home / "cache" / "adapters" / adapter.name

@@ -148,7 +148,7 @@ def run_command_line(arguments: Sequence[str], cancellation: Cancellation) -> in
             from theory.cli.show import refused_answer  # noqa: PLC0415 - as below
 
             return refused_answer(error)
-        from theory.close import known  # noqa: PLC0415 - only for an error
+        from theory.rooms.close import known  # noqa: PLC0415 - only for an error
 
         return _fail(known(error, cancellation.signal, debug=debug), as_json=as_json)
     return answer if isinstance(answer, int) else 0
@@ -158,7 +158,7 @@ def _usage(error: click.ClickException) -> Usage:
     hint = error.ctx.command_path + " --help" if isinstance(error, click.UsageError) and error.ctx else ""
     if not isinstance(error, click.NoSuchOption):
         return Usage(_lowered(error.format_message()), hint=hint)
-    from theory.paths import quoted  # noqa: PLC0415 - only for an error
+    from theory.formats.paths import quoted  # noqa: PLC0415 - only for an error
 
     near = " or ".join(sorted(error.possibilities or ()))
     # Not in click's words, which differ from one version to the next.

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from theory import blobs, paths
-from theory.canon import CID, MAX_INTEGER
 from theory.cli.options import settings_of, store_option
 from theory.cli.show import answer, standard_output, table
 from theory.errors import ArtifactNotFound, Usage
-from theory.mime import DEFAULT
-from theory.money import usd
+from theory.formats import paths
+from theory.formats.canon import CID, MAX_INTEGER
+from theory.formats.mime import DEFAULT
+from theory.formats.money import usd
 from theory.run import Runner
+from theory.store import blobs
 from theory.types import Artifact
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def show(execution_id: str, store: str | None) -> None:
 
     One JSON document: the execution's record with the cids of all that a replay needs, and its envelope.
     """
-    from theory import wire  # noqa: PLC0415 - not for its neighbours
+    from theory.formats import wire  # noqa: PLC0415 - not for its neighbours
 
     with Runner(settings_of(store)) as runner:
         record = runner.ledger.execution(execution_id)
@@ -112,7 +113,7 @@ def get(artifacts: tuple[str, ...], folder: str, store: str | None) -> None:
 
     PATH is a world path, or a cid; the file is called as the last part of it. It replaces one that is there.
     """
-    from theory import save  # noqa: PLC0415 - not for its neighbours
+    from theory.rooms import save  # noqa: PLC0415 - not for its neighbours
 
     names: dict[str, str] = {}
     for path in artifacts:

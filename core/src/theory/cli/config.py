@@ -11,7 +11,7 @@ from theory import config as settings
 from theory.cli.show import answer, table
 from theory.errors import Usage
 
-_SCHEMAS = Path(__file__).parent.parent
+_SCHEMAS = Path(__file__).parents[1] / "formats"
 
 
 @click.command()

@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from theory.canon import compact
 from theory.cli.options import refuse_empty, settings_of, store_option
 from theory.cli.run import attachments_given, inputs_given, options_given
 from theory.cli.show import answer, table, tell
 from theory.errors import Usage
-from theory.explain import ABSENT, explain_executions, explain_request
+from theory.formats.canon import compact
+from theory.formats.paths import quoted
 from theory.home import Home
-from theory.paths import quoted
 from theory.request import Request, is_execution_id, options_over
+from theory.upkeep.explain import ABSENT, explain_executions, explain_request
 
 if TYPE_CHECKING:
     from theory.cancel import Cancellation
     from theory.config import Settings
-    from theory.explain import Explanation, Work
+    from theory.upkeep.explain import Explanation, Work
 
 _SHOWN = 100  # places that people are shown
 _LONGEST = 60  # characters of a value that people are shown

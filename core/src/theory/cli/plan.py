@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from theory.canon import MAX_JSON_BYTES
 from theory.cli.options import refuse_empty
 from theory.cli.show import answer, say, table
 from theory.errors import Damaged, LedgerFailed, Usage
+from theory.formats.canon import MAX_JSON_BYTES
+from theory.formats.money import micro_usd, usd
+from theory.formats.paths import quoted
 from theory.ledger.audit import Checkpoint, audit
 from theory.ledger.audit import checkpoint as make_checkpoint
 from theory.ledger.report import report as make_report
-from theory.money import micro_usd, usd
-from theory.paths import quoted
 from theory.run import Runner
 
 if TYPE_CHECKING:

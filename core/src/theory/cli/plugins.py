@@ -93,7 +93,7 @@ def doctor() -> int:
 
 
 def _findings() -> Iterator[tuple[str, str, str]]:
-    from theory.doctor import signs  # noqa: PLC0415 - not for its neighbours
+    from theory.upkeep.doctor import signs  # noqa: PLC0415 - not for its neighbours
 
     yield "python", "ok", f"{platform.python_version()} at {sys.executable}"
     yield "sqlite", "ok", sqlite3.sqlite_version

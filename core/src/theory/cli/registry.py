@@ -11,12 +11,12 @@ import click
 
 from theory.cli.options import refuse_empty
 from theory.cli.show import answer, clean, say, table
+from theory.entries.registry import FolderRegistry
+from theory.entries.strictyaml import parse_yaml
+from theory.entries.tree import ENTRY
 from theory.errors import RegistryFault, TheoryError
-from theory.registry import FolderRegistry
-from theory.resolve import resolve_ref
+from theory.rooms.resolve import resolve_ref
 from theory.run import Runner
-from theory.strictyaml import parse_yaml
-from theory.tree import ENTRY
 from theory.types import Ref
 
 if TYPE_CHECKING:

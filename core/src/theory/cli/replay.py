@@ -9,17 +9,17 @@ import click
 from theory.cli.options import refuse_empty, settings_of, store_option
 from theory.cli.run import options_given
 from theory.cli.show import Events, answer, fail, say, table
-from theory.close import known
 from theory.errors import TheoryError
-from theory.replay import Replayer
+from theory.rooms.close import known
 from theory.types import Failure
+from theory.upkeep.replay import Replayer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from theory.cancel import Cancellation
-    from theory.replay import Original, Replayed
     from theory.types import JsonObject
+    from theory.upkeep.replay import Original, Replayed
 
 DIFFERS = 1  # as diff has it; 3 would say that bytes are damaged
 _RUNS = 10_000

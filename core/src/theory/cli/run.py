@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from theory.canon import MAX_JSON_BYTES, BadJson, parse_json
 from theory.cli.options import refuse_empty, settings_of, store_option
 from theory.cli.show import Events, answer_envelope, fail
-from theory.close import known
+from theory.disk.pipes import Pipe
 from theory.errors import BadAdapterOptions, BadInputs, SaveFailed, TheoryError, Usage
-from theory.money import micro_usd
-from theory.paths import printable, quoted
-from theory.pipes import Pipe
+from theory.formats.canon import MAX_JSON_BYTES, BadJson, parse_json
+from theory.formats.money import micro_usd
+from theory.formats.paths import printable, quoted
+from theory.rooms.close import known
 from theory.run import Runner
 from theory.types import Success
 
@@ -236,7 +236,7 @@ def _check_targets(given: dict[str, Any], prefix: str) -> None:
             option = f"--{name.replace('_', '-')}"
             raise Usage(f"{option} {quoted(given[name])} has a NUL character", hint="name another path")
     if given["save_dir"] or given["save_first"]:
-        from theory import save  # noqa: PLC0415 - most runs save nothing
+        from theory.rooms import save  # noqa: PLC0415 - most runs save nothing
 
         if given["save_dir"]:
             save.check_folder(Path(given["save_dir"]), given["write_prefix"] or prefix)
@@ -246,7 +246,7 @@ def _check_targets(given: dict[str, Any], prefix: str) -> None:
 
 def _save(runner: Runner, envelope: Success, given: dict[str, Any], cancellation: Cancellation) -> None:
     if given["save_dir"] or given["save_first"]:
-        from theory import save  # noqa: PLC0415 - as above
+        from theory.rooms import save  # noqa: PLC0415 - as above
 
         if given["save_dir"]:
             save.save_all(

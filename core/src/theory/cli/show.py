@@ -9,10 +9,10 @@ import sys
 from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING
 
-from theory import wire
-from theory.canon import compact
 from theory.errors import SaveFailed
-from theory.paths import HARMFUL
+from theory.formats import wire
+from theory.formats.canon import compact
+from theory.formats.paths import HARMFUL
 from theory.request import new_execution_id
 from theory.types import Failure
 

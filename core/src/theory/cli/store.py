@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
-from theory.canon import MAX_INTEGER
 from theory.cli.options import settings_of, store_option
 from theory.cli.show import answer, say, table, tell
 from theory.errors import IntegrityFault, Usage
-from theory.paths import quoted
+from theory.formats.canon import MAX_INTEGER
+from theory.formats.paths import quoted
 from theory.run import Runner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from theory.verify import Fault, Report
+    from theory.upkeep.verify import Fault, Report
 
 _WORTH_BYTES = 16 * 1024 * 1024  # of unused pages, to speak of
 _SHOWN = 5  # of the paths and executions of one fault; --json has them all
@@ -57,9 +57,9 @@ def verify(*, full: bool, repair: bool, as_json: bool, store: str | None) -> int
     --repair deletes nothing: what is damaged goes to the quarantine, and memo records that lean on it are
     forgotten, so that a later run makes again what can be computed again.
     """
-    from theory.gc import upkeep_of  # noqa: PLC0415 - not for its neighbours
-    from theory.repair import repair as repair_store  # noqa: PLC0415 - not for its neighbours
-    from theory.verify import verify as verify_home  # noqa: PLC0415 - as above
+    from theory.upkeep.gc import upkeep_of  # noqa: PLC0415 - not for its neighbours
+    from theory.upkeep.repair import repair as repair_store  # noqa: PLC0415 - not for its neighbours
+    from theory.upkeep.verify import verify as verify_home  # noqa: PLC0415 - as above
 
     with Runner(settings_of(store)) as runner:
         report = verify_home(runner.store, runner.ledger, runner.upkeep, full=full)
@@ -123,7 +123,7 @@ def gc(
     Needed is what a closed execution, a name, a memo record or a pin (theory keep) names. An execution that
     gives up its files stays in the ledger, with its envelope. It is safe beside runs, and may be interrupted.
     """
-    from theory import gc as collector  # noqa: PLC0415 - not for its neighbours
+    from theory.upkeep import gc as collector  # noqa: PLC0415 - not for its neighbours
 
     if undo and (dry_run or compact or keep_last is not None or older_than is not None):
         raise Usage("--undo stands alone", hint="theory gc --undo")
@@ -176,7 +176,7 @@ def keep(what: str | None, *, drop: bool, store: str | None) -> None:
     What is pinned, theory gc leaves alone. An ID keeps all files of the execution; a PATH (a world path or a
     cid) is pinned to the content that it has now.
     """
-    from theory import pins  # noqa: PLC0415 - not for its neighbours
+    from theory.upkeep import pins  # noqa: PLC0415 - not for its neighbours
 
     with Runner(settings_of(store)) as runner:
         if what is None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Literal
 
-from theory.canon import MAX_INTEGER, canonical
 from theory.errors import ArtifactNotFound, BudgetRefused, Busy, Internal, Usage
+from theory.formats.canon import MAX_INTEGER, canonical
+from theory.formats.money import usd
+from theory.formats.paths import quoted
 from theory.ledger.chain import EVENT_COLUMNS, charged, counted, hash_of
 from theory.ledger.database import CHARGES, CLOSINGS
 from theory.ledger.owner import Owner
-from theory.money import usd
-from theory.paths import quoted
 from theory.record import Record
 
 if TYPE_CHECKING:

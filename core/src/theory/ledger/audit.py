@@ -12,11 +12,11 @@ import threading
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from theory.canon import CID, BadJson, Hasher, canonical, parse_json
 from theory.errors import ArtifactNotFound, LedgerFailed, TheoryError, Usage
+from theory.formats.canon import CID, BadJson, Hasher, canonical, parse_json
+from theory.formats.paths import quoted
 from theory.ledger.chain import EVENT_COLUMNS, PlanState, Tally
 from theory.ledger.database import LAYOUT, further
-from theory.paths import quoted
 from theory.record import Record
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
-from theory.canon import MAX_INTEGER, event_hash
+from theory.formats.canon import MAX_INTEGER, event_hash
 from theory.record import Record
 
 if TYPE_CHECKING:

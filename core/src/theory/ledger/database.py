@@ -1,12 +1,12 @@
-"""The ledger's tables; how their file is made, shared and kept safe is ``theory.sqlite``'s."""
+"""The ledger's tables; how their file is made, shared and kept safe is ``theory.disk.sqlite``'s."""
 
 from __future__ import annotations
 
 from typing import TypeVar
 
-from theory.canon import MAX_INTEGER
+from theory.disk.sqlite import Layout
 from theory.errors import LedgerFailed
-from theory.sqlite import Layout
+from theory.formats.canon import MAX_INTEGER
 
 APPLICATION_ID = 0x74686C67  # "thlg"; file(1) and we tell the file by it
 VERSION = 1  # of the schema

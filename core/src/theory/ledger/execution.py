@@ -7,12 +7,12 @@ from dataclasses import field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from theory import record
-from theory.canon import canonical, compact
 from theory.errors import Internal, LedgerFailed
+from theory.formats.canon import canonical, compact
+from theory.formats.paths import quoted
+from theory.formats.wire import artifact_document
 from theory.ledger.chain import EVENT_COLUMNS, Event
 from theory.ledger.database import CLOSINGS, further
-from theory.paths import quoted
-from theory.wire import artifact_document
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -11,15 +11,15 @@ import time
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from theory.disk.sqlite import PATIENCE_S, Database
 from theory.errors import ArtifactNotFound, Internal, LedgerFailed, TheoryError, Usage
+from theory.formats.paths import quoted
 from theory.ledger.account import SELECT_HOLD, SELECT_PLAN, Books, Hold, check_amount, is_amount, is_text
 from theory.ledger.chain import EVENT_COLUMNS, Event, PlanState, micro
 from theory.ledger.database import CLOSINGS, LAYOUT, further
 from theory.ledger.execution import Closing, Record
 from theory.ledger.owner import Fate, Owner
-from theory.paths import quoted
 from theory.request import check_plan_key
-from theory.sqlite import PATIENCE_S, Database
 from theory.types import Artifact
 
 if TYPE_CHECKING:

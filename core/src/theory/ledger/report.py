@@ -8,10 +8,10 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from theory.errors import ArtifactNotFound, LedgerFailed
+from theory.formats.paths import quoted
 from theory.ledger.account import is_text
 from theory.ledger.chain import charged
 from theory.ledger.database import CHARGES, CLOSINGS, further
-from theory.paths import quoted
 from theory.record import Record
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from theory.disk.sqlite import PATIENCE_S, Database
 from theory.ledger.chain import EVENT_COLUMNS, Event
 from theory.ledger.database import CLOSINGS, LAYOUT, further
 from theory.record import Record
-from theory.sqlite import PATIENCE_S, Database
 
 if TYPE_CHECKING:
     import sqlite3
@@ -40,7 +40,7 @@ class Pin(Record):
 
 
 class Upkeep:
-    """Beside the ledger, over a connection of its own; errors are those of ``theory.sqlite.Database``."""
+    """Beside the ledger, over a connection of its own; errors are those of ``disk.sqlite.Database``."""
 
     def __init__(self, path: Path, patience_s: float = PATIENCE_S) -> None:
         self._database = Database(path, LAYOUT, patience_s)

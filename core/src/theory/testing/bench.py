@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 import pluggy
 
-from theory import canon, hookspecs, mime
+from theory import hookspecs
+from theory.formats import canon, mime
 from theory.testing.channel import Later, RecordingChannel
 from theory.types import (
     AdapterInfo,

@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
-from theory import blobs, durable
-from theory.canon import cid_of
+from theory.disk import durable
 from theory.errors import ArtifactNotFound, StoreFailed
+from theory.formats.canon import cid_of
+from theory.store import blobs
 from theory.types import Staged, Store
 
 if TYPE_CHECKING:

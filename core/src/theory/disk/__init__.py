@@ -1,0 +1,1 @@
+"""What a disk is trusted with: durable writes, locks that die with their owner, SQLite."""

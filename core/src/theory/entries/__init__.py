@@ -1,0 +1,1 @@
+"""Registry entries: read strictly, checked, hashed with their folders."""

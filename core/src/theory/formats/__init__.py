@@ -1,0 +1,1 @@
+"""How things are spelled and counted: canonical JSON, cids, documents, world paths, money."""
