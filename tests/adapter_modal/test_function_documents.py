@@ -49,7 +49,7 @@ def test_outputs_are_laid_down_as_they_were(tmp_path: Path) -> None:
     )
     assert tmp_path.joinpath("d/e/a.txt").read_bytes() == b"small"
     assert os.readlink(tmp_path / "link") == "/etc/passwd"
-    assert stat.S_ISFIFO(tmp_path.joinpath("socket").lstat().st_mode)
+    assert stat.S_ISSOCK(tmp_path.joinpath("socket").lstat().st_mode)
     assert tmp_path.joinpath("empty").is_dir()
     assert fetched == [("there", 9, "d")]
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from modal_emulator.handle import Handle, running
-from parity.parity import WAYS, Way, write_entries
+from parity.parity import ANYTHING, CHECKED, WAYS, Way, write_entries
 from theory import Runner
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ def runner(
             "THEORY_HOME": str(base / "home"),
             "THEORY_REGISTRY": str(base / "entries"),
         }
+        for ref in (ANYTHING, CHECKED):
+            subprocess.run([sys.executable, "-m", "theory", "modal", "deploy", ref], env=environ, check=True)
         with Runner(environ=environ) as runner:
             yield runner
 

@@ -31,6 +31,7 @@ description: Does what it is told
 image: {{dockerfile: Dockerfile}}
 command: [python, main.py]
 runtime: {{cpu: 1, memory: 256, timeout: 120}}
+adapter: {{modal: {{stub_name: anything}}}}
 determinism: pure
 inputs: {{type: object, required: [program]}}
 outputs: {outputs}
@@ -53,6 +54,7 @@ class Way:
 WAYS = {
     "local": Way("local"),
     "modal": Way("modal", "sandbox"),
+    "modal function": Way("modal", "function"),
 }
 
 

@@ -31,6 +31,7 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any], bytes | None]] = {
 }
 
 
+@pytest.mark.parametrize("way", [WAYS["local"], WAYS["modal"]], ids=lambda way: way.adapter)
 @pytest.mark.parametrize("case", PUBLISHED)
 def test_what_we_publish_answers_alike(runner: Runner, way: Way, case: str, tmp_path: Path) -> None:
     ref, inputs, content = PUBLISHED[case]

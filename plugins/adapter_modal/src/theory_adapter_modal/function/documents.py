@@ -11,9 +11,11 @@ import base64
 import hashlib
 import json
 import os
+import stat
 from typing import TYPE_CHECKING, Any
 
 from theory import errors
+from theory_adapter_modal.sandbox.tarball import special
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -25,6 +27,7 @@ INLINE_BYTES = 1 << 20  # of all files of a call that stand in its document
 # What is listed of outputs: a little more than core admits, so that core refuses it with its own words.
 LIMITS = {"files": 45_000, "bytes": (64 << 30) + 1, "depth": 33}
 _CHUNK = 1 << 20
+_MADE = {"pipe": stat.S_IFIFO, "socket": stat.S_IFSOCK}  # core refuses them, in its words
 _MOST_DOCUMENT = 64 << 20  # bytes of an answer; ours have 3 MiB and the names of the outputs
 
 
@@ -113,7 +116,7 @@ async def lay_down(
 ) -> None:
     """Put what the command left into this folder, as it was, so that core checks it as it does everywhere.
 
-    Links come last, and nothing is written through one. What is no file, folder or link becomes a pipe.
+    Links and what is special come last, and nothing is written through one.
 
     Args:
         outputs: What the answer lists.
@@ -122,8 +125,9 @@ async def lay_down(
 
     Raises:
         PluginFailed: A path that leads out of the folder, or a file that is not what was said.
+        BadOutputPath: A device, which nobody may make here.
     """
-    later: list[tuple[Path, str | None]] = []
+    later: list[tuple[Path, str, str]] = []
     try:
         for one in outputs:
             path, kind = _below(out, one["path"]), one["kind"]
@@ -131,7 +135,7 @@ async def lay_down(
                 path.mkdir(exist_ok=True, parents=True)
                 continue
             if kind != "file":
-                later.append((path, one.get("target") if kind == "link" else None))
+                later.append((path, kind, one["target"] if kind == "link" else ""))
                 continue
             path.parent.mkdir(exist_ok=True, parents=True)
             if "data" in one:
@@ -141,12 +145,14 @@ async def lay_down(
             else:  # beyond the limits: as large, and empty
                 with path.open("wb") as file:
                     file.truncate(one["size"])
-        for path, target in later:
+        for path, kind, target in later:
             path.parent.mkdir(exist_ok=True, parents=True)
-            if target is None:
-                os.mkfifo(path)
-            else:
+            if kind == "link":
                 path.symlink_to(target)
+            elif kind in _MADE:
+                os.mknod(path, _MADE[kind] | 0o600)
+            else:
+                raise special(path.relative_to(out).as_posix(), "a device")
     except (KeyError, TypeError, AttributeError, ValueError, FileExistsError, NotADirectoryError) as error:
         raise errors.PluginFailed(
             f"the function on Modal listed outputs that cannot be: {error}",
