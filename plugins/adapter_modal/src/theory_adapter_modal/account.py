@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from theory_adapter_modal.faults import NO_TOKEN, NOT_ENABLED, NOT_INSTALLED, ModalUnavailable
@@ -13,7 +15,10 @@ if TYPE_CHECKING:
 
     import modal
 
+    from theory import Channel
+
 APP = "theory"  # where the sandboxes of all runs are
+_NEWS_S = 2.0  # without an answer, after which people want to know what they wait for
 _YES = frozenset({"true", "1", "yes", "on"})
 _lock = threading.Lock()
 _clients: dict[tuple[object, ...], modal.Client] = {}  # the latest alone
@@ -76,6 +81,47 @@ def client() -> modal.Client:
         _apps.clear()
         _clients[key] = made
         return made
+
+
+async def connected(channel: Channel) -> modal.Client:
+    """``client``, for a run: cancelled with it, and told on stderr where Modal takes long to answer.
+
+    Raises:
+        ModalUnavailable: As ``client``.
+        Stopped: The run was cancelled.
+        modal.exception.Error: Modal cannot be reached.
+    """
+    from theory_adapter_modal.patience import unless_stopped  # noqa: PLC0415 - it needs this module's neighbours
+
+    asked: asyncio.Future[modal.Client] = asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+
+    def ask() -> None:
+        try:
+            made, failed = client(), None
+        except BaseException as error:  # noqa: BLE001 - raised below
+            made, failed = None, error
+        with suppress(RuntimeError):  # the run is over, and its loop with it
+            loop.call_soon_threadsafe(tell, made, failed)
+
+    def tell(made: modal.Client | None, failed: BaseException | None) -> None:
+        if asked.cancelled():
+            return
+        if failed is not None:
+            asked.set_exception(failed)
+        elif made is not None:
+            asked.set_result(made)
+
+    async def wait() -> modal.Client:
+        done, _ = await asyncio.wait((asked,), timeout=_NEWS_S)
+        if not done:
+            where = os.environ.get("MODAL_SERVER_URL", "Modal")
+            channel.write("stderr", f"theory: waiting for {where} to answer\n".encode())
+        return await asked
+
+    # A thread, since the client has nothing else that a Ctrl-C could end; it needs a minute to give up.
+    threading.Thread(target=ask, name="theory-modal-hello", daemon=True).start()
+    return await unless_stopped(channel, wait())
 
 
 async def app(name: str, session: Session) -> modal.App:

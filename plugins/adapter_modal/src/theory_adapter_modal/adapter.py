@@ -70,13 +70,17 @@ def execute(job: Job, workspace: Workspace, options: object, secrets: Secrets, c
         PluginFailed, Unsupported: Modal refuses to run it.
     """
     from theory_adapter_modal import faults  # noqa: PLC0415 - describing needs none
-    from theory_adapter_modal.account import Session, client  # noqa: PLC0415 - as above
+    from theory_adapter_modal.account import Session, connected  # noqa: PLC0415 - as above
     from theory_adapter_modal.patience import Stopped  # noqa: PLC0415 - as above
 
     chosen = cast("Options", options)
-    session = Session(client(), chosen.environment)
+
+    async def work() -> Outcome:
+        session = Session(await connected(channel), chosen.environment)
+        return await _execute(job, workspace, chosen, secrets, channel, session)
+
     try:
-        return _run(_execute(job, workspace, chosen, secrets, channel, session))
+        return _run(work())
     except Stopped:
         return Outcome("cancelled", None, time.time(), 0.0, platform=job.image.platform, cost_micro_usd=0)
     except errors.TheoryError:

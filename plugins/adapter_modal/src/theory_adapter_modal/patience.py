@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PATIENCE_S = 300.0  # that a connection may be away in one go
-_FIRST_S, _LONGEST_S = (
-    0.25,
-    10.0,
-)  # between two tries: each is twice as long as the one before, less a random half
+# Between two tries: each is twice as long as the one before, less a random half.
+_FIRST_S, _LONGEST_S = 0.25, 10.0
+_CALM_S = 60.0  # what works for so long has recovered; a dead peer is found after 40 s (client 1.6)
 _LOOK_S = 0.1  # how often a run looks whether it has been cancelled
 
 
@@ -56,6 +55,7 @@ class Patience:
     def calm(self) -> None:
         """It worked: the next trouble is a new one."""
         self._since: float | None = None
+        self._tried = self._clock()
         self._pause_s = _FIRST_S
 
     async def bear(self, error: BaseException) -> None:
@@ -68,6 +68,8 @@ class Patience:
         if not (is_broken(error) or is_throttled(error)):
             raise error
         now = self._clock()
+        if now - self._tried > _CALM_S:
+            self.calm()
         self._since = now if self._since is None else self._since
         if now - self._since + self._pause_s > self._limit_s:
             away = "has no room" if is_throttled(error) else "could not be reached"
@@ -77,6 +79,7 @@ class Patience:
             ) from error
         await asyncio.sleep(self._pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
         self._pause_s = min(2 * self._pause_s, _LONGEST_S)
+        self._tried = self._clock()
 
 
 async def patiently(ask: Callable[[], Awaitable[T]], limit_s: float = PATIENCE_S) -> T:

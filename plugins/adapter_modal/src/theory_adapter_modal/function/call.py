@@ -72,6 +72,9 @@ async def run_as_function(
     call = Call(job, workspace, options, secrets, channel, session)
     try:
         return await _unless_cancelled(channel, call.run())
+    except asyncio.CancelledError:  # a KeyboardInterrupt, through the Python API
+        await call.cancel()
+        raise
     except Stopped:
         if (cancelled := await call.cancel()) is None:
             raise
@@ -97,6 +100,7 @@ class Call:
         self._channel = channel
         self._client = session.client
         self._call: modal.FunctionCall[bytes] | None = None
+        self._spawning: asyncio.Future[modal.FunctionCall[bytes]] | None = None
         self._function: modal.Function[..., Any, Any] | None = None
         self._record = workspace.state / _RECORD
         self._told = Told(channel)
@@ -131,13 +135,21 @@ class Call:
 
         It takes as long as it takes, up to what a cancelled adapter has.
         """
+        if self._call is None and self._spawning is not None:  # Modal may have taken it by now
+            with suppress(Exception):
+                self._call = await asyncio.wait_for(self._spawning, _CANCEL_S / 2)
         if (call := self._call) is None:
             return None
-        with suppress(Exception):  # it ends by its timeout then, and there is nobody left to tell
+        self._channel.started()  # it may have cost something
+        try:
             await asyncio.wait_for(
-                patiently(lambda: call.cancel.aio(terminate_containers=True), _CANCEL_S), _CANCEL_S
+                patiently(lambda: call.cancel.aio(terminate_containers=True), _CANCEL_S / 2), _CANCEL_S / 2
             )
-        self._forget_record()
+        except Exception:  # noqa: BLE001 - whatever it is, there is one thing left to do
+            words = f"Modal did not answer; the call {call.object_id} ends there by its timeout"
+            self._channel.write("stderr", f"theory: {words}\n".encode())
+        else:
+            self._forget_record()
         spent = time.time() - self._begun
         return Outcome(
             "cancelled",
@@ -174,7 +186,9 @@ class Call:
             try:
                 function = self._function = await self._with_its_own(base)
                 self._join(begin=False)  # before it can write anything
-                call = await function.spawn.aio(request.data())
+                # A Ctrl-C in the middle does not lose what comes of it: cancel() ends that.
+                self._spawning = asyncio.ensure_future(function.spawn.aio(request.data()))
+                call = self._call = await asyncio.shield(self._spawning)
             except NotFoundError:  # it was deployed anew, or stopped
                 if looked:
                     raise
@@ -248,6 +262,7 @@ class Call:
         call = cast("modal.FunctionCall[bytes]", self._call)
         runtime = self._job.processor.runtime
         give_up = time.monotonic() + self._options.startup + runtime.timeout + SPARE_S
+        self._channel.started()  # what fails after this is charged, as the call may have cost something
         following = asyncio.ensure_future(self._follow(call))
         patience, poll_s = Patience(), first_s
         try:
@@ -299,7 +314,6 @@ class Call:
         if "log" in document:
             async for lines in lines_of(document["log"], transfer, self._workspace.root):
                 self._told.complete(str(document["attempt"]), lines)
-        self._channel.started()
         await lay_down(document.get("outputs", ()), self._workspace.out, transfer.fetch)
         if transfer.is_used or _uses_volume(document):
             await transfer.remove(job.execution_id)

@@ -199,11 +199,15 @@ async def _fetch_files(sandbox: modal.Sandbox, out: Path) -> None:
             except OSError as error:
                 raise refused(error, name) from error
 
-    names, folders = list[str](), [""]
+    names, folders, seen = list[str](), [""], set[str]()
     while folders:
         folder = folders.pop()
         for entry in await _listed(tool, folder):
             name = f"{folder}{entry.name}"
+            # The list comes from the image's side: no name of it may lead out of here, or through a link.
+            if entry.name in {"", ".", ".."} or "/" in entry.name or "\0" in entry.name or name in seen:
+                raise special(name, "no name of a file, or there twice")
+            seen.add(name)
             is_folder = entry.type == FileType.DIRECTORY
             count.add(name, entry.size if entry.type == FileType.FILE else 0, is_folder=is_folder)
             try:

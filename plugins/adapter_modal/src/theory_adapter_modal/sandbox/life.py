@@ -96,6 +96,7 @@ class _Run:
         self._billed_s = 0.0
         self._created = self._started = 0.0  # on the monotonic clock
         self._started_at = time.time()
+        self._has_begun = False  # the command's time
         self._has_keep_alive = True  # whether its image has `sleep`, as far as we know
 
     async def run(self) -> Outcome:
@@ -109,6 +110,10 @@ class _Run:
             except Stopped as stopped:
                 ending = Ending(stopped.why, None)
                 await self._ask_to_end()
+        except BaseException:
+            if self._created:  # a sandbox costs something before its command runs, too
+                self._begin_time()
+            raise
         finally:
             self._duration_s = time.monotonic() - self._started if self._started else 0.0
             await self._leave(soon=self._channel.wait_cancelled(0))
@@ -214,6 +219,9 @@ class _Run:
         }
         asked = time.monotonic()
         self._started_at = time.time()
+        # Before it is asked for, since an answer that is lost does not tell whether it runs.
+        self._begin_time()
+        self._started = asked
         try:
             process = self._process = await self._while_there(
                 self._there.exec.aio(
@@ -230,17 +238,22 @@ class _Run:
                 raise Gone(None) from error
             if (failed := not_started(error)) is None:
                 raise
-            self._channel.started()
             self._tell(failed.message)
             return failed
-        if not self._started:
-            self._channel.started()  # once: a second try has what is left of the time
-        self._started = asked
         self._ears = [
             Ear(process.stdout, "stdout", self._channel),
             Ear(process.stderr, "stderr", self._channel),
         ]
         return None
+
+    def _begin_time(self) -> None:
+        """Let the command's time begin, once: a second try has what is left of it.
+
+        What fails after this is charged, as what began may have cost something.
+        """
+        if not self._has_begun:
+            self._has_begun = True
+            self._channel.started()
 
     # ------------------------------------------------------------ while it runs
 
