@@ -154,8 +154,8 @@ def test_a_lock_of_names_versions_and_hashes_is_taken(bench: Bench, lock: str) -
 def test_a_lock_that_is_too_large_is_refused_and_not_cut(bench: Bench) -> None:
     folder = bench.folder / "entry"
     folder.mkdir()
-    (folder / "lock").write_bytes(b"#" * (16 * 1024 * 1024 + 1))
-    with pytest.raises(errors.RegistryFault, match="lock is larger than 16 MiB"):
+    (folder / "lock").write_bytes(b"#" * (4 * 1024 * 1024 + 1))
+    with pytest.raises(errors.RegistryFault, match="lock is larger than 4 MiB"):
         process.identify(bench.processor(adapter={"process": {"requirements": "lock"}}), Options())
 
 
