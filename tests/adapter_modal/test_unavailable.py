@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
+import threading
 from typing import TYPE_CHECKING
 
+import modal.exception
 import pytest
 
 import theory_adapter_modal.adapter
 from adapter_modal.sandboxes import Sandboxes
-from theory_adapter_modal import faults
+from theory import errors
+from theory.testing.channel import Later, RecordingChannel, Stream
+from theory_adapter_modal import account, faults
 from theory_adapter_modal.account import check_enabled, client
 from theory_adapter_modal.faults import ModalUnavailable
+from theory_adapter_modal.patience import Stopped
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,6 +68,39 @@ def test_a_missing_token_is_told(emulator: Handle, monkeypatch: pytest.MonkeyPat
     with pytest.raises(ModalUnavailable, match="Modal not available") as caught:
         Sandboxes(tmp_path).bench.run(job)
     assert caught.value.hint == faults.NO_TOKEN
+    assert emulator.requests() == []
+
+
+def test_who_waits_for_modal_is_told_and_a_cancellation_ends_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers, channel = threading.Event(), RecordingChannel()
+    put = channel.write
+    monkeypatch.setattr(account, "client", answers.wait)
+    monkeypatch.setattr(account, "_NEWS_S", 0.0)
+    monkeypatch.setenv("MODAL_SERVER_URL", "http://127.0.0.1:1")
+
+    def heard(stream: Stream, data: bytes) -> None:
+        put(stream, data)
+        channel.cancel()
+
+    monkeypatch.setattr(channel, "write", heard)
+    with pytest.raises(Stopped, match="cancelled"):
+        Later(lambda: asyncio.run(account.connected(channel))).within(20)
+    answers.set()
+    assert channel.output("stderr") == b"theory: waiting for http://127.0.0.1:1 to answer\n"
+
+
+def test_modal_that_cannot_be_reached_is_worth_another_try(
+    emulator: Handle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def nobody() -> None:
+        raise modal.exception.ConnectionError("Could not connect to the Modal server.")
+
+    job = Sandboxes(tmp_path).job("pass")
+    monkeypatch.setattr(account, "client", nobody)
+    with pytest.raises(errors.Retry, match="Could not connect"):
+        Sandboxes(tmp_path).bench.run(job)
     assert emulator.requests() == []
 
 

@@ -66,8 +66,12 @@ def client() -> modal.Client:
     """
     check_enabled()
     import modal  # noqa: PLC0415 - only where the adapter runs
+    from modal.config import config  # noqa: PLC0415 - as above
     from modal.exception import AuthError  # noqa: PLC0415 - as above
 
+    # Before the client is asked, since that of the configuration is made once and outlives a change.
+    if not any(config.get(name) for name in ("token_id", "oauth_refresh_token")):
+        raise ModalUnavailable(NO_TOKEN)
     token = tuple(os.environ.get(name, "") for name in ("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET"))
     key = (os.getpid(), os.environ.get("MODAL_SERVER_URL"), os.environ.get("MODAL_PROFILE"), *token)
     with _lock:
