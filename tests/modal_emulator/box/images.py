@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from modal_emulator.world import World
 
 Result = api_pb2.GenericResult
+BUILDER = "ap-builder"  # whose containers build
 HELD = 55.0  # seconds that a question for the log is held open; the client's own figure
 
 
@@ -36,6 +37,8 @@ class Built:
     said: Said = field(default_factory=Said)
     result: api_pb2.GenericResult = field(default_factory=api_pb2.GenericResult)
     log: list[str] = field(default_factory=list)
+    began: float = 0.0  # unix seconds
+    ended: float = 0.0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
 
@@ -162,6 +165,7 @@ class Images:
         return sorted((file.remote.lstrip("/"), str(file.content), file.mode) for file in files)
 
     async def _build(self, built: Built) -> None:
+        built.began = self._world.now()
         try:
             if built.proto.HasField("build_function"):
                 raise BuildFailed("the emulator runs no build functions")  # noqa: TRY301 - told as a failure
@@ -178,8 +182,24 @@ class Images:
             )
         else:
             result = Result(status=Result.GENERIC_STATUS_SUCCESS)
+        for text in built.log:
+            self._world.logs.write(BUILDER, f"ta-{built.image_id}", 1, text)
+        built.ended = self._world.now() + 0.001  # what is asked for ends before it
         built.result = result
         built.wake()
+
+    @answers("ImageBuildChainGet")
+    async def chain(self, request: api_pb2.ImageBuildChainGetRequest) -> api_pb2.ImageBuildChainGetResponse:
+        """Where the log of a build is; guess: one step for all of an image."""
+        built = self._images.get(request.image_id)
+        if built is None:
+            raise GRPCError(Status.NOT_FOUND, f"Image {request.image_id} not found")
+        step = api_pb2.ImageBuildStep(
+            image_id=built.image_id, builder_app_id=BUILDER, builder_task_id=f"ta-{built.image_id}"
+        )
+        step.started_at.FromNanoseconds(int(built.began * 1e9))
+        step.finished_at.FromNanoseconds(int((built.ended or self._world.now()) * 1e9))
+        return api_pb2.ImageBuildChainGetResponse(build_steps=[step])
 
     @answers("ImageJoinStreaming")
     async def join(

@@ -116,7 +116,8 @@ async def _execute(
             raise not_deployed(job.processor, options)
         ref = job.processor.ref
         words = (
-            f"no function of {ref} as it is now is deployed, so it gets a sandbox; theory modal deploy {ref}"
+            f"no function of {ref} as it is now, with the same -o, is deployed, so it gets a sandbox;"
+            f" theory modal deploy {ref} with those makes one"
         )
         channel.write("stderr", f"theory: {words}\n".encode())
     return await run_in_sandbox(Work(job, workspace, options, secrets, channel, session))

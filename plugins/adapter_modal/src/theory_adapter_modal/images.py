@@ -7,6 +7,7 @@ are those of every adapter; what nothing pins is ``once:…``, of one run alone,
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from theory_adapter_modal.options import Options
 
 PLATFORM = "linux/amd64"  # all that Modal runs. Source: https://modal.com/docs/guide/images
+_NEWS_S = 2.0  # of a build, after which people want to know what they wait for
 _LOG_LINES = 400  # of a failed build, which are asked for
 _SHOWN_LINES = 12  # of its last step, which the error has
 _STEP_LENGTH = 200  # characters of a step that the error has
@@ -104,8 +106,15 @@ async def build(image: modal.Image, processor: Processor, app: modal.App, channe
     from modal.exception import ImageBuildError  # noqa: PLC0415 - only where the adapter runs
 
     _check_tree(processor)
+    building = asyncio.ensure_future(image.build.aio(app))
     try:
-        await image.build.aio(app)
+        await asyncio.wait((building,), timeout=_NEWS_S)
+        if not building.done():
+            channel.write("stderr", f"theory: Modal builds the image of {processor.ref}\n".encode())
+        await building
+    except asyncio.CancelledError:
+        building.cancel()
+        raise
     except ImageBuildError as error:
         log = await _log_of(image)
         channel.write("stderr", log.encode())
