@@ -122,3 +122,15 @@ def test_small_attachments_stand_in_the_document_and_large_ones_are_uploaded(tmp
     assert here.read_bytes() == large
     assert (big["volume"], big["size"], big["digest"]) == (place, len(large), asyncio.run(digest_of(here)))
     assert place.startswith(f"{job.execution_id}/")
+
+
+def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    with pytest.raises(errors.PluginFailed, match="listed outputs that cannot be"):
+        laid_down(
+            tmp_path,
+            {"path": "a", "kind": "link", "target": str(outside)},
+            {"path": "a/b", "kind": "link", "target": "x"},
+        )
+    assert list(outside.iterdir()) == []

@@ -68,9 +68,8 @@ def test_patience_ends_at_its_limit_and_says_so() -> None:
     patience = Patience(60.0, clock=lambda: now[0])
 
     async def suffer() -> None:
-        await patience.bear(ConnectionError("gone"))
-        now[0] = 61.0
-        await patience.bear(ConnectionError("still gone"))
+        for now[0] in (0.0, 30.0, 61.0):
+            await patience.bear(ConnectionError("still gone"))
 
     with pytest.raises(errors.Retry, match="Modal could not be reached for 61 s: still gone"):
         asyncio.run(suffer())
@@ -129,3 +128,28 @@ def test_what_modal_says_becomes_an_error_of_ours(error: Exception, code: str) -
     known = faults.told(error)
     assert known.code == code
     assert known.hint or code in {"ERR_IMAGE_BUILD", "ERR_BUSY"}
+
+
+def test_trouble_that_comes_back_after_a_good_while_is_a_new_one() -> None:
+    now = [0.0]
+
+    async def twice() -> None:
+        patience = Patience(limit_s=10, clock=lambda: now[0])
+        for _ in range(2):
+            await patience.bear(ConnectionResetError("gone"))
+            now[0] += 3600
+
+    asyncio.run(twice())
+
+
+def test_what_comes_after_the_command_has_ended_does_not_count_as_its_time() -> None:
+    channel = RecordingChannel(timeout=0)
+    channel.started()
+
+    async def collected() -> str:
+        await asyncio.sleep(0.2)
+        return "all"
+
+    assert asyncio.run(unless_stopped(channel, collected(), has_time=lambda: False)) == "all"
+    with pytest.raises(Stopped, match="timeout"):
+        asyncio.run(unless_stopped(channel, collected()))

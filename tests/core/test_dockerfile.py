@@ -40,3 +40,11 @@ def test_the_bases_of_a_dockerfile_are_found(text: str, bases: list[str]) -> Non
 @given(st.text(st.sampled_from("FROMARG run=-:$Q{}+\\\"'<#\n\tE@0a"), max_size=80))
 def test_no_text_is_too_odd_for_a_dockerfile(text: str) -> None:
     assert all(isinstance(base, Base) for base in bases_of(text))
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["RUN echo $((1<<N))", "RUN cat <<<foo", 'RUN echo "x <<y"', "RUN cat <<END", "COPY a<<b /"],
+)
+def test_what_is_no_here_document_hides_no_base(line: str) -> None:
+    assert [base.name for base in bases_of(f"FROM a\n{line}\nFROM b\n")] == ["a", "b"]

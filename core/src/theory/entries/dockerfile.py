@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-_HEREDOC = re.compile(r"<<-?([\"']?)([A-Za-z_]\w*)\1")
+_HEREDOC = re.compile(r"(?<!\S)\d*<<-?([\"']?)([A-Za-z_]\w*)\1(?!\S)")  # a word of its own
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::?([-+])((?:[^{}]|\{[^{}]*\})*))?\})")
 _WORD = re.compile(r"""(?:[^\s"']|"[^"]*"|'[^']*')+""")
 _FROM = re.compile(r"(?:--platform=(\S+)\s+)?(\S+)(?:\s+as\s+(\S+))?\s*", re.IGNORECASE)
@@ -65,7 +65,7 @@ def bases_of(text: str) -> tuple[Base, ...]:
 
 def _instructions(text: str) -> Iterator[tuple[str, str]]:
     """Each instruction in capitals with what follows it: continued lines joined, here-documents left out."""
-    lines = iter(text.removeprefix("\ufeff").splitlines())
+    lines = _Lines(text.removeprefix("\ufeff").splitlines())
     escape = _escape(text)
     for line in lines:
         parts = [line.strip()]
@@ -83,8 +83,31 @@ def _instructions(text: str) -> Iterator[tuple[str, str]]:
         word, rest = word.upper(), "".join(more)
         if word in {"RUN", "COPY", "ADD"}:
             for _, end in _HEREDOC.findall(rest):
-                next((more for more in lines if more.strip("\t") == end), None)
+                lines.skip_to(end)
         yield word, rest.strip()
+
+
+class _Lines:
+    """The lines of a file, one after another."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self._lines, self._next = lines, 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        if self._next == len(self._lines):
+            raise StopIteration
+        self._next += 1
+        return self._lines[self._next - 1]
+
+    def skip_to(self, end: str) -> None:
+        """Go on after this line; where there is none, it was no here-document, and nothing is left out."""
+        for number in range(self._next, len(self._lines)):
+            if self._lines[number].strip("\t") == end:
+                self._next = number + 1
+                return
 
 
 def _is_below(name: str, count: int) -> bool:

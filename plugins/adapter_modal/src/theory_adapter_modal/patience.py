@@ -97,8 +97,15 @@ async def patiently(ask: Callable[[], Awaitable[T]], limit_s: float = PATIENCE_S
             await patience.bear(error)
 
 
-async def unless_stopped(channel: Channel, work: Coroutine[object, object, T]) -> T:
+async def unless_stopped(
+    channel: Channel, work: Coroutine[object, object, T], has_time: Callable[[], bool] = lambda: True
+) -> T:
     """Do some work until it is done, the run is cancelled or the command's time is over.
+
+    Args:
+        channel: Knows of both.
+        work: What to do.
+        has_time: Whether the command still runs, so that its time counts.
 
     The work is cancelled then, and has ended when this returns.
 
@@ -108,7 +115,7 @@ async def unless_stopped(channel: Channel, work: Coroutine[object, object, T]) -
     task = asyncio.ensure_future(work)
     try:
         while not task.done():
-            deadline = channel.deadline
+            deadline = channel.deadline if has_time() else None
             if channel.wait_cancelled(0):
                 raise Stopped("cancelled")
             if deadline is not None and time.monotonic() >= deadline:

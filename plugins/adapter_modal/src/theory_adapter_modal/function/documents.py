@@ -145,8 +145,9 @@ async def lay_down(
             else:  # beyond the limits: as large, and empty
                 with path.open("wb") as file:
                     file.truncate(one["size"])
+        for path, _, _ in later:
+            path.parent.mkdir(exist_ok=True, parents=True)  # all of them, before there is any link
         for path, kind, target in later:
-            path.parent.mkdir(exist_ok=True, parents=True)
             if kind == "link":
                 path.symlink_to(target)
             elif kind in _MADE:

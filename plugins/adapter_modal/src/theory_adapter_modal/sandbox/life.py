@@ -96,7 +96,7 @@ class _Run:
         self._billed_s = 0.0
         self._created = self._started = 0.0  # on the monotonic clock
         self._started_at = time.time()
-        self._has_begun = False  # the command's time
+        self._has_begun = self._has_ended = False  # the command's time
         self._has_keep_alive = True  # whether its image has `sleep`, as far as we know
 
     async def run(self) -> Outcome:
@@ -106,7 +106,9 @@ class _Run:
         ending = Ending("cancelled", None)
         try:
             try:
-                ending = await unless_stopped(self._channel, self._live())
+                ending = await unless_stopped(
+                    self._channel, self._live(), has_time=lambda: not self._has_ended
+                )
             except Stopped as stopped:
                 ending = Ending(stopped.why, None)
                 await self._ask_to_end()
@@ -189,6 +191,7 @@ class _Run:
         if (failed := await self._start(secrets)) is not None:
             return failed
         status = await self._while_there(self._wait())
+        self._has_ended = True  # what it left may take longer to come than it had
         ended_s = time.monotonic() - self._started
         await self._while_there(self._heard())
         ending = await self._ending(status, ended_s)
@@ -201,8 +204,9 @@ class _Run:
     async def _begin(self, image: modal.Image) -> None:
         """Have a sandbox: exactly one, whatever becomes of the connection, as two of one name cannot be."""
         if self._mark.was_there:
-            with suppress(Exception):  # what is left of it is found by its name below
-                await end_by_name(self._work.name, self._mark.environment(), self._client)
+            # Else a create whose answer is lost would take it for its own, with the former command in it.
+            former = self._mark.environment()
+            await patiently(lambda: end_by_name(self._work.name, former, self._client))
         self._mark.write(self._work.session.environment)
         self._created = time.monotonic()
         self._creation = asyncio.ensure_future(create(self._work, image, keep_alive=self._has_keep_alive))
@@ -221,7 +225,7 @@ class _Run:
         self._started_at = time.time()
         # Before it is asked for, since an answer that is lost does not tell whether it runs.
         self._begin_time()
-        self._started = asked
+        self._started, self._has_ended = asked, False
         try:
             process = self._process = await self._while_there(
                 self._there.exec.aio(
@@ -386,7 +390,10 @@ class _Run:
             def end() -> Awaitable[bool]:
                 return end_by_name(name, environment, self._client)
 
+            was_done = creation is None or creation.done()
             await asyncio.wait_for(patiently(end, end_s), end_s)
+            if not was_done and creation is not None and creation.done():
+                return await self._is_ended(end_s)  # it came while nothing of that name was found
         except NotFoundError:
             return True
         except Exception:  # noqa: BLE001 - whatever it is, the sandbox may still be there
