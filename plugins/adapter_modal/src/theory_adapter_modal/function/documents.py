@@ -145,20 +145,25 @@ async def lay_down(
             else:  # beyond the limits: as large, and empty
                 with path.open("wb") as file:
                     file.truncate(one["size"])
-        for path, _, _ in later:
-            path.parent.mkdir(exist_ok=True, parents=True)  # all of them, before there is any link
-        for path, kind, target in later:
-            if kind == "link":
-                path.symlink_to(target)
-            elif kind in _MADE:
-                os.mknod(path, _MADE[kind] | 0o600)
-            else:
-                raise special(path.relative_to(out).as_posix(), "a device")
+        _make_special(later, out)
     except (KeyError, TypeError, AttributeError, ValueError, FileExistsError, NotADirectoryError) as error:
         raise errors.PluginFailed(
             f"the function on Modal listed outputs that cannot be: {error}",
             hint="deploy it again: theory modal deploy REF",
         ) from error
+
+
+def _make_special(later: list[tuple[Path, str, str]], out: Path) -> None:
+    """Make links, pipes and sockets, for core to refuse: all folders before there is any link."""
+    for path, _, _ in later:
+        path.parent.mkdir(exist_ok=True, parents=True)
+    for path, kind, target in later:
+        if kind == "link":
+            path.symlink_to(target)
+        elif kind in _MADE:
+            os.mknod(path, _MADE[kind] | 0o600)
+        else:
+            raise special(path.relative_to(out).as_posix(), "a device")
 
 
 def _below(out: Path, path: str) -> Path:
