@@ -64,6 +64,10 @@ class Used:
         return costs
 
 
+def _seconds(time: Timestamp) -> float:
+    return time.seconds + time.nanos / 1e9
+
+
 class Billing:
     """Rates, and the reports of a workspace."""
 
@@ -91,7 +95,7 @@ class Billing:
         self, request: api_pb2.WorkspaceBillingReportRequest
     ) -> AsyncIterator[api_pb2.WorkspaceBillingReportItem]:
         """A line for each app and interval; unlike at Modal also for the interval that is not over."""
-        start, end = request.start_timestamp.seconds, request.end_timestamp.seconds
+        start, end = (_seconds(limit) for limit in (request.start_timestamp, request.end_timestamp))
         sums: dict[tuple[int, str], dict[str, Decimal]] = {}
         for used in self._used:
             if start <= used.started_at < end:

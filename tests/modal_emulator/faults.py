@@ -135,9 +135,8 @@ async def drop(stream: Stream[Any, Any]) -> None:
 
 
 def hung_up(stream: Stream[Any, Any]) -> bool:
-    """Whether nobody hears the answer: what h2 says of a connection that is gone is no bug of ours."""
-    transport = stream._stream.connection._transport  # noqa: SLF001 - the same
-    return bool(transport.is_closing())
+    """Whether nobody hears the answer: what h2 says of a stream that is gone is no bug of ours."""
+    return not stream._stream.closable  # noqa: SLF001 - the same
 
 
 class Details(StatusDetailsCodecBase):
