@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def test_a_note_is_held_by_one_alone(tmp_path: Path) -> None:
     first = hold(tmp_path, "a")
     assert first is not None
-    first.write("main")
+    first.write("main", "me")
     assert hold(tmp_path, "a") is None
     assert list(left(tmp_path)) == []
     first.close()
@@ -28,7 +28,7 @@ def test_a_cleared_note_is_gone(tmp_path: Path) -> None:
     mark = hold(tmp_path, "a")
     assert mark is not None
     assert not mark.was_there
-    mark.write(None)
+    mark.write(None, "me")
     mark.clear()
     mark.close()
     assert list((tmp_path / "sandboxes").iterdir()) == []
@@ -41,7 +41,7 @@ import os, signal
 from pathlib import Path
 from theory_adapter_modal.sandbox.marks import hold
 mark = hold(Path({str(tmp_path)!r}), "a")
-mark.write("main")
+mark.write("main", "me")
 os.kill(os.getpid(), signal.SIGKILL)
 """
     path = ":".join(sys.path)

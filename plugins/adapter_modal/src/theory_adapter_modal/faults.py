@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
+import ssl
 
 from theory import errors
 
@@ -16,7 +18,22 @@ NOT_ENABLED = "export MODAL_ENABLED=True, so that nothing is run and billed ther
 NO_TOKEN = (
     "set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET, or modal token new; Modal does not know the present ones"  # noqa: S105 - a hint
 )
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_NO_CONNECTION = {
+    None,  # asyncio's, which tells of several addresses at once
+    errno.EADDRNOTAVAIL,
+    errno.ECONNABORTED,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETRESET,
+    errno.ENETUNREACH,
+    errno.ENOTCONN,
+    errno.EPIPE,
+    errno.ESHUTDOWN,
+    errno.ETIMEDOUT,
+}
 _AGAIN = "try again later; https://status.modal.com says how Modal is"
 _LENGTH = 500  # characters of Modal's own words that an error has
 
@@ -37,10 +54,12 @@ def is_broken(error: BaseException) -> bool:
 
     if isinstance(error, (exception.ConnectionError, exception.ServiceError, exception.InternalError)):
         return True
-    if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
+    if isinstance(
+        error, (TimeoutError, asyncio.TimeoutError, ConnectionError, socket.gaierror, ssl.SSLError)
+    ):
         return True
     if isinstance(error, OSError):  # a socket's, not a file's
-        return error.filename is None and error.errno not in _NO_ROOM
+        return error.filename is None and error.errno in _NO_CONNECTION
     # Some streams of the client let through what its transport raises (grpclib's StreamTerminatedError).
     return type(error).__module__.startswith("grpclib") and not isinstance(error, exception.Error)
 

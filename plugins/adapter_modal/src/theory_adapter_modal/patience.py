@@ -50,6 +50,7 @@ class Patience:
 
     def __init__(self, limit_s: float = PATIENCE_S, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit_s, self._clock = limit_s, clock
+        self.has_borne = False  # whether there was any trouble, ever
         self.calm()
 
     def calm(self) -> None:
@@ -67,6 +68,7 @@ class Patience:
         """
         if not (is_broken(error) or is_throttled(error)):
             raise error
+        self.has_borne = True
         now = self._clock()
         if now - self._tried > _CALM_S:
             self.calm()
@@ -95,6 +97,21 @@ async def patiently(ask: Callable[[], Awaitable[T]], limit_s: float = PATIENCE_S
             return await ask()
         except Exception as error:  # noqa: BLE001 - raised again unless it is the connection
             await patience.bear(error)
+
+
+async def within(limit_s: float, work: Awaitable[T], late: errors.TheoryError) -> T:
+    """Do some work, which is cancelled when it takes longer than so many seconds.
+
+    Raises:
+        TheoryError: The one given, as it took longer.
+    """
+    began = time.monotonic()
+    try:
+        return await asyncio.wait_for(work, limit_s)
+    except (TimeoutError, asyncio.TimeoutError):
+        if time.monotonic() - began < limit_s:
+            raise  # the work's own
+        raise late from None
 
 
 async def unless_stopped(

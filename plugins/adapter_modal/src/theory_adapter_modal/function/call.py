@@ -19,8 +19,6 @@ from theory import Outcome, errors
 from theory_adapter_modal.cost import RATES, Usage, estimate, known_rates
 from theory_adapter_modal.faults import is_broken, is_throttled, words_of
 from theory_adapter_modal.function.deployed import (
-    DAY_S,
-    LONG_S,
     OVERHEAD,
     SPARE_S,
     app_name,
@@ -28,14 +26,14 @@ from theory_adapter_modal.function.deployed import (
     forget,
     volume_of,
 )
-from theory_adapter_modal.function.documents import Request, lay_down, read_answer
+from theory_adapter_modal.function.documents import INLINE_BYTES, Request, lay_down, read_answer
 from theory_adapter_modal.function.endings import ended_at_modal
 from theory_adapter_modal.function.log import follow, join, leave, lines_of
 from theory_adapter_modal.function.told import Told
-from theory_adapter_modal.function.transfer import Transfer
+from theory_adapter_modal.function.transfer import REMOVE_S, Transfer
+from theory_adapter_modal.function.variants import variant_of
 from theory_adapter_modal.images import image_that_ran
 from theory_adapter_modal.patience import Patience, Stopped, patiently
-from theory_adapter_modal.secrets import names_in, secrets_for
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -54,8 +52,6 @@ _LOOK_S = 0.1  # how often a run looks whether it has been cancelled
 _CANCEL_S = 8.0  # to reach Modal; a cancelled adapter has 10
 _LIVE_AFTER_S = 0.4  # a shorter command's log comes with its answer, which costs no further request
 _RECORD = "call.json"
-# With secrets from here: the same values have the same containers.
-_bound: dict[tuple[object, ...], modal.Function[..., Any, Any]] = {}
 
 
 async def run_as_function(
@@ -104,6 +100,7 @@ class Call:
         self._function: modal.Function[..., Any, Any] | None = None
         self._record = workspace.state / _RECORD
         self._told = Told(channel)
+        self._has_uploads = False  # in the volume
         self._begun = time.time()
 
     async def run(self) -> Outcome | None:
@@ -117,6 +114,7 @@ class Call:
             answer = None
             if attached is not None:
                 self._call = attached
+                self._has_uploads = sum(one.size_bytes for one in self._job.artifacts) > INLINE_BYTES
                 answer = await self._wait(first_s=0.0)  # the client would wait for what is not kept any more
             if answer is None:  # none was begun, or its result is no longer kept
                 self._call = await self._spawn()
@@ -135,21 +133,21 @@ class Call:
 
         It takes as long as it takes, up to what a cancelled adapter has.
         """
+        end = time.monotonic() + _CANCEL_S
+        is_unknown = False
         if self._call is None and self._spawning is not None:  # Modal may have taken it by now
-            with suppress(Exception):
+            try:
                 self._call = await asyncio.wait_for(self._spawning, _CANCEL_S / 2)
-        if (call := self._call) is None:
+            except Exception as error:  # noqa: BLE001 - what is no lost answer is a refusal
+                is_unknown = is_broken(error)
+        if (call := self._call) is None and not is_unknown:
+            await self._remove_uploads(end - time.monotonic())
             return None
         self._channel.started()  # it may have cost something
-        try:
-            await asyncio.wait_for(
-                patiently(lambda: call.cancel.aio(terminate_containers=True), _CANCEL_S / 2), _CANCEL_S / 2
-            )
-        except Exception:  # noqa: BLE001 - whatever it is, there is one thing left to do
-            words = f"Modal did not answer; the call {call.object_id} ends there by its timeout"
-            self._channel.write("stderr", f"theory: {words}\n".encode())
+        if call is None:
+            self._say("Modal did not answer whether it took the call; if so, it ends there by its timeout")
         else:
-            self._forget_record()
+            await self._cancel(call, end)
         spent = time.time() - self._begun
         return Outcome(
             "cancelled",
@@ -159,6 +157,20 @@ class Call:
             platform=self._job.image.platform,
             cost_micro_usd=self._cost(spent, RATES),
         )
+
+    async def _cancel(self, call: modal.FunctionCall[bytes], end: float) -> None:
+        try:
+            await asyncio.wait_for(
+                patiently(lambda: call.cancel.aio(terminate_containers=True), _CANCEL_S / 2), _CANCEL_S / 2
+            )
+        except Exception:  # noqa: BLE001 - whatever it is, there is one thing left to do
+            self._say(f"Modal did not answer; the call {call.object_id} ends there by its timeout")
+        else:
+            self._forget_call()
+            await self._remove_uploads(end - time.monotonic())
+
+    def _say(self, words: str) -> None:
+        self._channel.write("stderr", f"theory: {words}\n".encode())
 
     # ------------------------------------------------------------ begin
 
@@ -180,11 +192,14 @@ class Call:
         volume = app_name(job.processor, self._options)
         request = await Request.of(job, self._workspace, volume, self._options.environment)
         if request.uploads:
+            self._has_uploads = True
             await self._transfer().upload(request.uploads)
         patience, looked, base = Patience(), False, self._function
         while base is not None:
             try:
-                function = self._function = await self._with_its_own(base)
+                function = self._function = await variant_of(
+                    base, job.processor, self._secrets, self._options, self._client
+                )
                 self._join(begin=False)  # before it can write anything
                 # A Ctrl-C in the middle does not lose what comes of it: cancel() ends that.
                 self._spawning = asyncio.ensure_future(function.spawn.aio(request.data()))
@@ -200,40 +215,34 @@ class Call:
                     await patience.bear(error)
                     continue
                 if is_broken(error):
+                    self._channel.started()  # it may cost something
                     raise errors.Retry(
                         f"Modal did not answer whether it took the call: {words_of(error)}",
                         hint="try again: at worst an answer that nobody fetches was paid for",
                     ) from error
                 raise
             else:
-                self._write_record(call.object_id)
+                await self._keep(call)
                 return call
         return None
 
     async def _find(self) -> modal.Function[..., Any, Any] | None:
         return await patiently(lambda: find_function(self._job.processor, self._options, self._client))
 
-    async def _with_its_own(self, function: modal.Function[..., Any, Any]) -> modal.Function[..., Any, Any]:
-        """The function with what this job alone has: secrets from here, or a timeout of more than an hour.
+    async def _keep(self, call: modal.FunctionCall[bytes]) -> None:
+        """Write the call down, or end it: what is not written down would run on with nobody to find it.
 
-        Modal keeps containers for each such set by itself, so the same values in one process share theirs.
+        Raises:
+            StoreFailed: It cannot be written.
         """
-        job = self._job
-        own: dict[str, Any] = {}
-        if self._secrets and not names_in(self._options.secret):
-            own["secrets"] = tuple(sorted(self._secrets.items()))
-        if job.processor.runtime.timeout > LONG_S:
-            own["timeout"] = DAY_S
-        if not own:
-            return function
-        key = (id(self._client), function.object_id, *own.items())
-        if key not in _bound:
-            if "secrets" in own:
-                own["secrets"] = await secrets_for(job.processor, self._secrets, self._options, self._client)
-            bound = function.with_options(**own)
-            await bound.hydrate.aio(self._client)
-            _bound[key] = bound
-        return _bound[key]
+        try:
+            self._write_record(call.object_id)
+        except OSError as error:
+            with suppress(OSError):  # of the same disk
+                await self.cancel()
+            raise errors.StoreFailed(
+                f"{self._record} cannot be written: {error.strerror}", hint="free some space on its disk"
+            ) from error
 
     def _write_record(self, call_id: str) -> None:
         """Keep the call's id, durably, before anything waits for it."""
@@ -246,10 +255,18 @@ class Call:
         fresh.replace(self._record)
         _sync_folder(self._workspace.state)
 
+    def _forget_call(self) -> None:
+        self._call = self._spawning = None
+        self._forget_record()
+
     def _forget_record(self) -> None:
-        self._call = None
-        self._record.unlink(missing_ok=True)
-        _sync_folder(self._workspace.state)
+        with suppress(FileNotFoundError):
+            self._record.unlink()
+            _sync_folder(self._workspace.state)
+
+    async def _remove_uploads(self, limit_s: float = REMOVE_S) -> None:
+        if self._has_uploads:
+            await self._transfer().remove(self._job.execution_id, limit_s)
 
     # ------------------------------------------------------------ wait
 
@@ -279,7 +296,9 @@ class Call:
                         continue
                     if isinstance(ending, dict):
                         return ending
-                    self._forget_record()
+                    if ending != "expired":  # first, so that a Ctrl-C meanwhile still finds a call
+                        await self._remove_uploads()
+                    self._forget_call()
                     if ending == "expired":
                         return None
                     raise ending from error
@@ -309,14 +328,20 @@ class Call:
     # ------------------------------------------------------------ end
 
     async def _outcome(self, answer: JsonObject, rates: asyncio.Future[Any]) -> Outcome:
-        document: dict[str, Any] = dict(answer)
-        job, transfer = self._job, self._transfer()
-        if "log" in document:
-            async for lines in lines_of(document["log"], transfer, self._workspace.root):
-                self._told.complete(str(document["attempt"]), lines)
-        await lay_down(document.get("outputs", ()), self._workspace.out, transfer.fetch)
-        if transfer.is_used or _uses_volume(document):
+        document, job, transfer = dict[str, Any](answer), self._job, self._transfer()
+        try:
+            if "log" in document:
+                async for lines in lines_of(document["log"], transfer, self._workspace.root):
+                    self._told.complete(str(document["attempt"]), lines)
+            await lay_down(document["outputs"], self._workspace.out, transfer.fetch)
+        except errors.Damaged:  # and so would be whatever comes of this call
+            self._forget_record()
+            raise
+        if _uses_volume(document):
+            self._forget_record()  # first: who came after a kill would not find what it left
             await transfer.remove(job.execution_id)
+        else:
+            await self._remove_uploads()
         known = rates.result() if rates.done() and not rates.exception() else RATES
         ended = document["ended"]
         return Outcome(

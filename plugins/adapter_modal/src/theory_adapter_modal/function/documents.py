@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import binascii
+import errno
 import hashlib
 import json
 import os
@@ -15,7 +17,7 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from theory import errors
-from theory_adapter_modal.sandbox.tarball import special
+from theory_adapter_modal.sandbox.tarball import refused, special
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -23,11 +25,15 @@ if TYPE_CHECKING:
 
     from theory import Job, JsonObject, Workspace
 
+    Fetch = Callable[[str, Path, int, str], Awaitable[None]]
+
 INLINE_BYTES = 1 << 20  # of all files of a call that stand in its document
 # What is listed of outputs: a little more than core admits, so that core refuses it with its own words.
 LIMITS = {"files": 45_000, "bytes": (64 << 30) + 1, "depth": 33}
 _CHUNK = 1 << 20
 _MADE = {"pipe": stat.S_IFIFO, "socket": stat.S_IFSOCK}  # core refuses them, in its words
+_MOST_PATH = 4096  # bytes (Linux: PATH_MAX)
+_MOST_SECONDS = 1e12  # of any time in an answer: longer than any clock goes
 _MOST_DOCUMENT = 64 << 20  # bytes of an answer; ours have 3 MiB and the names of the outputs
 
 
@@ -96,23 +102,54 @@ def read_answer(data: object) -> JsonObject:
             answer = json.loads(data)
         except (ValueError, RecursionError):
             answer = None
-    if not isinstance(answer, dict):
-        raise errors.PluginFailed(
-            "the function on Modal answered with what is no document of ours",
-            hint="deploy it again: theory modal deploy REF",
-        )
-    if fault := answer.get("fault"):
+    if isinstance(answer, dict) and (fault := answer.get("fault")):
         raise errors.PluginFailed(
             f"the program that serves on Modal failed: {str(fault)[:500]}",
             hint="try again; -o mode=sandbox does without it",
         )
+    if not isinstance(answer, dict) or not _is_whole(answer):
+        raise errors.PluginFailed(
+            "the function on Modal answered with what is no document of ours",
+            hint="deploy it again: theory modal deploy REF",
+        )
     return answer
+
+
+def _is_whole(answer: dict[str, Any]) -> bool:
+    """Whether an answer has what is read of it, in the types of ``theory_shim.Job.run``."""
+    log, outputs, code = answer.get("log"), answer.get("outputs"), answer.get("exit_code")
+    return (
+        answer.get("ended") in ("exit", "timeout", "oom")
+        and (type(code) is int if answer["ended"] == "exit" else code is None)
+        and all(_is_time(answer.get(name)) for name in ("started_at", "duration_s", "seconds"))
+        and all(isinstance(answer.get(name), str) for name in ("attempt", "image"))
+        and isinstance(outputs, list)
+        and all(isinstance(one, dict) for one in outputs)
+        and isinstance(log, dict)
+        and (_is_base64(log.get("data")) or _is_stored(log))
+    )
+
+
+def _is_time(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= value <= _MOST_SECONDS  # type: ignore[operator]  # a number
+
+
+def _is_base64(value: object) -> bool:
+    try:
+        return isinstance(value, str) and base64.b64decode(value, validate=True) is not None
+    except (binascii.Error, ValueError):
+        return False
+
+
+def _is_stored(one: dict[str, Any]) -> bool:
+    texts = all(isinstance(one.get(name), str) for name in ("volume", "digest"))
+    return texts and type(one.get("size")) is int
 
 
 async def lay_down(
     outputs: Iterable[dict[str, Any]],
     out: Path,
-    fetch: Callable[[str, Path, int, str], Awaitable[None]],
+    fetch: Fetch,
 ) -> None:
     """Put what the command left into this folder, as it was, so that core checks it as it does everywhere.
 
@@ -124,49 +161,70 @@ async def lay_down(
         fetch: Brings a file from the volume: its place there, its path here, its size and its digest.
 
     Raises:
-        PluginFailed: A path that leads out of the folder, or a file that is not what was said.
-        BadOutputPath: A device, which nobody may make here.
+        PluginFailed: A path that leads out of the folder, is there twice or lies below what is no folder.
+        BadOutputPath: A device, which nobody may make here, or a name that this machine does not take.
+        DuplicateOutput: Two names are one here.
+        StoreFailed: It cannot be written.
     """
-    later: list[tuple[Path, str, str]] = []
     try:
-        for one in outputs:
-            path, kind = _below(out, one["path"]), one["kind"]
-            if kind == "folder":
-                path.mkdir(exist_ok=True, parents=True)
-                continue
-            if kind != "file":
-                later.append((path, kind, one["target"] if kind == "link" else ""))
-                continue
-            path.parent.mkdir(exist_ok=True, parents=True)
-            if "data" in one:
-                path.write_bytes(base64.b64decode(one["data"], validate=True))
-            elif "volume" in one:
-                await fetch(one["volume"], path, one["size"], one["digest"])
-            else:  # beyond the limits: as large, and empty
-                with path.open("wb") as file:
-                    file.truncate(one["size"])
-        _make_special(later, out)
-    except (KeyError, TypeError, AttributeError, ValueError, FileExistsError, NotADirectoryError) as error:
+        outputs = list(outputs)
+        places = _places(outputs, out)
+        # What is special comes last, and all folders are there before it.
+        for make in (_make_folder, _make_file, _make_special):
+            for one in outputs:
+                path = places[one["path"]]
+                try:
+                    if make is _make_file and one["kind"] == "file" and "volume" in one:
+                        await fetch(one["volume"], path, one["size"], one["digest"])
+                    else:
+                        make(one, path)
+                except OSError as error:
+                    raise refused(error, one["path"]) from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise errors.PluginFailed(
             f"the function on Modal listed outputs that cannot be: {error}",
             hint="deploy it again: theory modal deploy REF",
         ) from error
 
 
-def _make_special(later: list[tuple[Path, str, str]], out: Path) -> None:
-    """Make links, pipes and sockets, for core to refuse: all folders before there is any link."""
-    for path, _, _ in later:
-        path.parent.mkdir(exist_ok=True, parents=True)
-    for path, kind, target in later:
-        if kind == "link":
-            path.symlink_to(target)
-        elif kind in _MADE:
-            os.mknod(path, _MADE[kind] | 0o600)
-        else:
-            raise special(path.relative_to(out).as_posix(), "a device")
+def _places(outputs: list[dict[str, Any]], out: Path) -> dict[str, Path]:
+    """Where each output goes: below the folder, once, and below nothing that is no folder."""
+    kinds: dict[str, str] = {}
+    for one in outputs:
+        path = one["path"]
+        if any(part in {"", ".", ".."} or "\0" in part for part in path.split("/")) or path in kinds:
+            raise ValueError(f"{path[:200]!r} is no path below the folder for outputs, or is there twice")
+        kinds[path] = one["kind"]
+    for path in kinds:
+        if len(path) > _MOST_PATH:
+            raise refused(OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG)), path)
+        above = path.rpartition("/")[0]
+        while above:
+            if kinds.get(above, "folder") != "folder":
+                raise ValueError(f"{path!r} is below a {kinds[above]}")
+            above = above.rpartition("/")[0]
+    return {path: out / path for path in kinds}
 
 
-def _below(out: Path, path: str) -> Path:
-    if any(part in {"", ".", ".."} or "\0" in part for part in path.split("/")):
-        raise ValueError(f"{path[:200]!r} is no path below the folder for outputs")
-    return out / path
+def _make_folder(one: dict[str, Any], path: Path) -> None:
+    (path if one["kind"] == "folder" else path.parent).mkdir(exist_ok=True, parents=True)
+
+
+def _make_file(one: dict[str, Any], path: Path) -> None:
+    if one["kind"] != "file":
+        return
+    if "data" in one:
+        path.write_bytes(base64.b64decode(one["data"], validate=True))
+    else:  # beyond the limits: as large, and empty
+        with path.open("wb") as file:
+            file.truncate(one["size"])
+
+
+def _make_special(one: dict[str, Any], path: Path) -> None:
+    """Make a link, pipe or socket, for core to refuse."""
+    if (kind := one["kind"]) == "link":
+        path.symlink_to(one["target"])
+    elif kind in _MADE:
+        os.mknod(path, _MADE[kind] | 0o600)
+    elif kind not in {"folder", "file"}:
+        raise special(one["path"], "a device")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import threading
 import time
 from contextlib import suppress
@@ -28,6 +29,7 @@ _LOOK_S = 0.05  # between two looks of a job for pieces that came
 _FILL_S = 3.0  # between two looks for what is missing
 _LINGER_S = 2.0  # that the stream stays open for the next job
 _MOST_LINE = 1 << 20  # bytes; ours have 50 KiB at most
+_MOST_BEGUN = 64  # containers whose last line has no end yet; it has one within a moment
 _LINES = 1000  # of the answer's log, passed on at a time
 _listeners: dict[tuple[int, str], Listener] = {}
 _lock = threading.Lock()
@@ -47,6 +49,15 @@ class Listener(threading.Thread):
     def run(self) -> None:
         """Listen as long as there are jobs."""
         asyncio.run(self._listen())
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it was started and listens no more."""
+        return self.ident is not None and not self.is_alive()
+
+    def take_over(self, other: Listener) -> None:
+        """Give the jobs of one that is dead their pieces."""
+        self._jobs.update(other._jobs)
 
     def add(self, execution_id: str, told: Told) -> None:
         """Give a job its pieces from now on."""
@@ -91,8 +102,11 @@ class Listener(threading.Thread):
 
 def hear(jobs: dict[str, Told], begun: dict[object, str], text: str, origin: object) -> None:
     """Find the pieces in a portion of Modal's log, which may end anywhere; the rest waits in ``begun``."""
-    *lines, rest = (begun.get(origin, "") + text).split("\n")
-    begun[origin] = rest if len(rest) < _MOST_LINE else ""
+    *lines, rest = (begun.pop(origin, "") + text).split("\n")
+    if 0 < len(rest) < _MOST_LINE:
+        begun[origin] = rest
+        if len(begun) > _MOST_BEGUN:  # that container ended in the middle of a line
+            del begun[next(iter(begun))]
     for line in lines:
         name, _, more = line.partition(" ")
         attempt, _, piece = more.partition(" ")
@@ -121,13 +135,15 @@ def join(
     key = (id(client), function.object_id)
     with _lock:
         listener = _listeners.get(key)
-        if listener is None:
-            if not begin:
-                return False
-            listener = _listeners[key] = Listener(key, function)
+        if listener is None and not begin:
+            return False
+        if listener is None or listener.is_dead:
+            former, listener = listener, Listener(key, function)
+            if former is not None:
+                listener.take_over(former)
+            listener.start()  # before it is known: what could not be started is not joined
+            _listeners[key] = listener
         listener.add(execution_id, told)
-        if not listener.is_alive():
-            listener.start()
     return True
 
 
@@ -175,3 +191,13 @@ async def lines_of(log: dict[str, Any], transfer: Transfer, scratch: Path) -> As
         while portion := [line.rstrip("\n") for _, line in zip(range(_LINES), lines, strict=False)]:
             yield portion
     file.unlink()
+
+
+def _after_fork() -> None:
+    global _lock  # noqa: PLW0603 - the parent's may be held by a thread that is not in the child
+    _lock = threading.Lock()
+    _listeners.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import modal
 
-_REMOVE_S = 10.0  # what is left longer is removed with the volume
+REMOVE_S = 10.0  # what is left longer is removed with the volume
 
 
 class Transfer:
@@ -24,11 +24,9 @@ class Transfer:
 
     def __init__(self, volume: modal.Volume) -> None:
         self._volume = volume
-        self.is_used = False
 
     async def upload(self, files: Iterable[tuple[Path, str]]) -> None:
         """Bring files there, each to its place; what is there already is not sent again."""
-        self.is_used = True
 
         async def upload() -> None:
             await self._volume.hydrate.aio()
@@ -46,7 +44,6 @@ class Transfer:
             Damaged: It is not that file.
             StoreFailed: It cannot be written here.
         """
-        self.is_used = True
         patience = Patience()
         while True:
             try:
@@ -78,9 +75,9 @@ class Transfer:
                     ) from error
         return size, made.hexdigest()
 
-    async def remove(self, folder: str) -> None:
+    async def remove(self, folder: str, limit_s: float = REMOVE_S) -> None:
         """Remove what is there of one execution; what cannot be removed now costs a little room."""
         with suppress(Exception):
             await asyncio.wait_for(
-                patiently(lambda: self._volume.remove_file.aio(folder, recursive=True), _REMOVE_S), _REMOVE_S
+                patiently(lambda: self._volume.remove_file.aio(folder, recursive=True), limit_s), limit_s
             )

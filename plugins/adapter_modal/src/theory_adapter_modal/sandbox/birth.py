@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from theory import errors
 from theory_adapter_modal.account import APP, app
 from theory_adapter_modal.faults import is_broken, words_of
-from theory_adapter_modal.patience import Patience
+from theory_adapter_modal.patience import Patience, patiently
 from theory_adapter_modal.resources import resources_of, whole_seconds
 from theory_adapter_modal.sandbox.orphans import end_by_name
 
@@ -64,8 +64,8 @@ async def create(work: Work, image: modal.Image, *, keep_alive: bool) -> modal.S
             # Either an answer was lost and this is ours, or a former try of this execution left it.
             with suppress(NotFoundError):
                 if may_be_there:
-                    return await _lookup(work)
-                await end_by_name(work.name, work.session.environment, work.session.client)
+                    return await patiently(lambda: _lookup(work))
+                await patiently(lambda: end_by_name(work.name, work.session.environment, work.session.client))
             await patience.bear(ConnectionError(str(error)))  # its name is free in a moment
         except InvalidError as error:
             raise errors.Unsupported(

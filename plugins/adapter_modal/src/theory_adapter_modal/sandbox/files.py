@@ -163,23 +163,26 @@ async def _fetch_archive(sandbox: modal.Sandbox, job: Job, out: Path) -> bool:
         )
     except (InvalidError, NotFoundError):
         return False
-    status = asyncio.ensure_future(process.wait.aio())
+    status = asyncio.ensure_future(patiently(process.wait.aio))
     try:
         reader = Reader(pieces(process.stdout))
         try:
             sockets = await reader.names()
             await unpack(reader, out)
         except Broken:
-            if await patiently(process.wait.aio) in _CANNOT_RUN:
+            if await status in _CANNOT_RUN:
                 return False
             raise
+        if sockets:  # the one kind that no archive holds
+            raise special(sockets[0].removeprefix(f"{OUT}/"), "a socket")
+        if (ended := await status) != 0:  # what it could not read is not in the archive
+            raise Broken(f"tar ended with status {ended}")
+        return True
     finally:
         status.cancel()
-    if (ended := await patiently(process.wait.aio)) != 0:
-        raise Broken(f"tar ended with status {ended}")
-    if sockets:  # the one kind that no archive holds
-        raise special(sockets[0].removeprefix(f"{OUT}/"), "a socket")
-    return True
+        await asyncio.wait((status,))
+        if not status.cancelled():
+            status.exception()  # looked at, so that asyncio does not complain
 
 
 async def _fetch_files(sandbox: modal.Sandbox, out: Path) -> None:

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 from theory import Outcome, errors
 from theory_adapter_modal.account import APP, app, forget_apps
-from theory_adapter_modal.cost import Usage, estimate, known_rates
+from theory_adapter_modal.cost import RATES, Usage, estimate, known_rates
 from theory_adapter_modal.faults import is_broken
 from theory_adapter_modal.images import build, image_for, image_that_ran
-from theory_adapter_modal.patience import Stopped, patiently, unless_stopped
+from theory_adapter_modal.patience import Stopped, patiently, unless_stopped, within
 from theory_adapter_modal.resources import whole_seconds
 from theory_adapter_modal.sandbox import files
 from theory_adapter_modal.sandbox.birth import MOST_LIFE_S, Work, create
 from theory_adapter_modal.sandbox.endings import Ending, ending_of, not_started, taken_away, was_out_of_memory
 from theory_adapter_modal.sandbox.marks import held
-from theory_adapter_modal.sandbox.orphans import end_by_name, sweep
+from theory_adapter_modal.sandbox.orphans import account_of, end_by_name, sweep
 from theory_adapter_modal.sandbox.streams import Ear, heard
 from theory_adapter_modal.secrets import secrets_for
 
@@ -39,11 +39,12 @@ T = TypeVar("T")
 _LIVES = 3  # sandboxes that a run may have
 _GRACE_S = 2.0  # between SIGTERM and the end
 _NEWS_S = 2.0  # how long after a failure Modal may take to say that the sandbox has ended
-_END_S, _END_SOON_S = (
-    60.0,
-    4.0,
-)  # to have it ended; the latter where the run was cancelled and has to be answered
-_LATE_S, _SILENCE_S = 0.2, 2.0  # that streams may be silent after the command's end, before and after that
+# To have it ended; the latter where the run was cancelled and has to be answered.
+_END_S, _END_SOON_S = 60.0, 4.0
+# That streams may be silent after the command's end: before what it left is killed; after that where it could
+# not be; and where they can only be away (between two tries, 10 s of ours and 5 s of the client's).
+_LATE_S, _SILENCE_S, _AWAY_S = 0.2, 2.0, 25.0
+_COLLECT_S = 3600.0  # for what a command left to come
 _SWEEP_S = 10.0  # to end what dead callers left; there is hardly ever anything
 _MARGIN_S = 30  # of Modal's own limit for the command, which is there in case that we are not
 
@@ -124,8 +125,12 @@ class _Run:
             await asyncio.wait((swept,), timeout=0 if self._channel.wait_cancelled(0) else _SWEEP_S)
             swept.cancel()
             await asyncio.wait((rates, swept))
+            for task in (rates, swept):
+                if not task.cancelled():
+                    task.exception()  # looked at, so that asyncio does not complain
         runtime, options = self._job.processor.runtime, self._work.options
         usage = Usage(runtime, self._billed_s, "sandbox")
+        known = RATES if rates.cancelled() or rates.exception() else rates.result()
         return Outcome(
             ended=ending.ended,
             exit_code=ending.exit_code if ending.ended == "exit" else None,
@@ -133,7 +138,7 @@ class _Run:
             duration_s=ending.duration_s if ending.duration_s is not None else self._duration_s,
             image_digest=self._job.image.digest,
             platform=self._job.image.platform,
-            cost_micro_usd=0 if rates.cancelled() else estimate(usage, options, rates.result()),
+            cost_micro_usd=0 if rates.cancelled() else estimate(usage, options, known),
             message=ending.message,
             image=image_that_ran(self._job.image, self._image_id),
         )
@@ -176,23 +181,26 @@ class _Run:
         return image, secrets
 
     async def _one_life(self, image: modal.Image, secrets: list[modal.Secret]) -> Ending:
-        began = time.monotonic()
-        try:
-            await asyncio.wait_for(self._begin(image), self._work.options.startup)
-        except (TimeoutError, asyncio.TimeoutError):
-            if time.monotonic() - began < self._work.options.startup:
-                raise
-            raise errors.Retry(
-                f"Modal did not start a container for {self._job.processor.ref} within"
-                f" {self._work.options.startup} s",
-                hint="try again later, or give it more: -o startup=SECONDS",
-            ) from None
+        ref, startup_s = self._job.processor.ref, self._work.options.startup
+        late = errors.Retry(
+            f"Modal did not start a container for {ref} within {startup_s} s",
+            hint="try again later, or give it more: -o startup=SECONDS",
+        )
+        await within(startup_s, self._begin(image), late)
         await self._while_there(files.stage(self._there, self._job, self._work.workspace))
         if (failed := await self._start(secrets)) is not None:
             return failed
         status = await self._while_there(self._wait())
         self._has_ended = True  # what it left may take longer to come than it had
         ended_s = time.monotonic() - self._started
+        late = errors.Retry(
+            f"the outputs of {ref} did not come from Modal within {_COLLECT_S:g} s",
+            hint="run it again, or let it write less",
+        )
+        return await within(_COLLECT_S, self._left_by(status, ended_s), late)
+
+    async def _left_by(self, status: int, ended_s: float) -> Ending:
+        """How the command ended, once all that it left is here."""
         await self._while_there(self._heard())
         ending = await self._ending(status, ended_s)
         if ending.ended == "exit":
@@ -206,8 +214,13 @@ class _Run:
         if self._mark.was_there:
             # Else a create whose answer is lost would take it for its own, with the former command in it.
             former = self._mark.environment()
+            if self._mark.account() not in {None, account_of(former)}:
+                self._tell(
+                    "a former try's sandbox may be in another account of Modal, where it ends by itself"
+                )
             await patiently(lambda: end_by_name(self._work.name, former, self._client))
-        self._mark.write(self._work.session.environment)
+        environment = self._work.session.environment
+        self._mark.write(environment, account_of(environment))
         self._created = time.monotonic()
         self._creation = asyncio.ensure_future(create(self._work, image, keep_alive=self._has_keep_alive))
         self._sandbox = await asyncio.shield(self._creation)
@@ -305,9 +318,12 @@ class _Run:
 
         What it started and left behind may hold its streams open; that is killed, as it is elsewhere.
         """
-        if not await heard(self._ears, _LATE_S):
-            await patiently(lambda: files.signal_all(self._there, self._job, "KILL"))
-            await heard(self._ears, _SILENCE_S)
+        if await heard(self._ears, _LATE_S):
+            return
+        is_killed = await patiently(lambda: files.signal_all(self._there, self._job, "KILL"))
+        is_away = is_killed or any(ear.was_cut for ear in self._ears)
+        if not await heard(self._ears, _AWAY_S if is_away else _SILENCE_S):
+            self._tell("the end of what the command wrote may be missing: its streams stay open, or away")
 
     async def _ending(self, status: int, duration_s: float) -> Ending:
         evidence = None

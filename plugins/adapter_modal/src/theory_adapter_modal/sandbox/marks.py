@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from theory import errors
@@ -32,36 +32,58 @@ class Mark:
     Args:
         path: Where it is.
         file: Its open descriptor, locked.
-        was_there: Whether a former caller left it.
+        was_there: Whether its sandbox may be there, left by a former caller or try.
     """
 
     def __init__(self, path: Path, file: int, *, was_there: bool) -> None:
         self._path, self._file, self.was_there = path, file, was_there
 
-    def write(self, environment: str | None) -> None:
-        """Note where the sandbox will be."""
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, json.dumps({"environment": environment}).encode(), 0)
+    def write(self, environment: str | None, account: str) -> None:
+        """Note where the sandbox will be.
+
+        Args:
+            environment: Of Modal; None for the account's own choice.
+            account: Whose it will be (``orphans.account_of``).
+
+        Raises:
+            StoreFailed: It cannot be written.
+        """
+        with _said(self._path):
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, json.dumps({"environment": environment, "account": account}).encode(), 0)
+        self.was_there = True
 
     def environment(self) -> str | None:
         """What is noted; None where nothing is."""
-        with suppress(ValueError, AttributeError):
-            environment = json.loads(os.pread(self._file, 4096, 0)).get("environment")
-            return environment if isinstance(environment, str) else None
-        return None
+        return self._noted("environment")
+
+    def account(self) -> str | None:
+        """Whose it is; None where that is not noted."""
+        return self._noted("account")
 
     def clear(self) -> None:
-        """Its sandbox is gone, and so is what was noted; who holds it may write it anew."""
-        os.ftruncate(self._file, 0)
+        """Its sandbox is gone, and so is what was noted; who holds it may write it anew.
+
+        Where the system refuses, the next caller looks for a sandbox that is not there.
+        """
+        with suppress(OSError):
+            os.ftruncate(self._file, 0)
         self.was_there = False
 
     def close(self) -> None:
         """Let go of it; what is noted stays for the next caller."""
         if self._file >= 0:
-            if os.fstat(self._file).st_size == 0:
-                self._path.unlink(missing_ok=True)
+            with suppress(OSError):  # an empty note is none
+                if os.fstat(self._file).st_size == 0:
+                    self._path.unlink(missing_ok=True)
             os.close(self._file)
             self._file = -1
+
+    def _noted(self, key: str) -> str | None:
+        with suppress(OSError, ValueError, AttributeError):
+            value = json.loads(os.pread(self._file, 4096, 0)).get(key)
+            return value if isinstance(value, str) else None
+        return None
 
 
 class Left(NamedTuple):
@@ -77,10 +99,14 @@ def hold(cache: Path, name: str) -> Mark | None:
     Args:
         cache: The adapter's own folder.
         name: The sandbox's.
+
+    Raises:
+        StoreFailed: It cannot be kept there.
     """
     folder = cache / _FOLDER
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return _held(folder / name, os.O_CREAT)
+    with _said(folder / name):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return _held(folder / name, os.O_CREAT)
 
 
 async def held(cache: Path, name: str) -> Mark:
@@ -88,6 +114,7 @@ async def held(cache: Path, name: str) -> Mark:
 
     Raises:
         Busy: Somebody alive keeps it.
+        StoreFailed: It cannot be kept there.
     """
     until = time.monotonic() + _HELD_S
     while (mark := hold(cache, name)) is None:
@@ -100,11 +127,30 @@ async def held(cache: Path, name: str) -> Mark:
 
 
 def left(cache: Path) -> Iterator[Left]:
-    """The notes of dead callers, held one after the other; who gets one clears or closes it."""
-    with suppress(FileNotFoundError):
-        for name in sorted(os.listdir(cache / _FOLDER)):
-            if (mark := _held(cache / _FOLDER / name)) is not None:
-                yield Left(name, mark)
+    """The notes of dead callers, held one after the other; who gets one clears or closes it.
+
+    What cannot be read is passed over: it is another run's business.
+    """
+    names = list[str]()
+    with suppress(OSError):
+        names = sorted(os.listdir(cache / _FOLDER))
+    for name in names:
+        mark = None
+        with suppress(OSError):
+            mark = _held(cache / _FOLDER / name)
+        if mark is not None:
+            yield Left(name, mark)
+
+
+@contextmanager
+def _said(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise errors.StoreFailed(
+            f"the note of a sandbox cannot be kept at {path}: {error.strerror or error}",
+            hint="it must be a file on a disk with room that can be locked; see theory doctor",
+        ) from error
 
 
 def _held(path: Path, flags: int = 0) -> Mark | None:
@@ -122,4 +168,7 @@ def _held(path: Path, flags: int = 0) -> Mark | None:
             return None
         except FileNotFoundError:
             pass
+        except OSError:
+            os.close(file)
+            raise
         os.close(file)  # it was cleared meanwhile

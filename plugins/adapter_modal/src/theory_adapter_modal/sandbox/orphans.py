@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import os
 from typing import TYPE_CHECKING
 
@@ -15,21 +17,38 @@ if TYPE_CHECKING:
     import modal
 
 _ENDING_S = 30.0  # for each of them
-_swept: set[tuple[int, str]] = set()
+_swept: set[tuple[int, str, str]] = set()
+
+
+def account_of(environment: str | None) -> str:
+    """A digest of whose the sandboxes of an environment are: the server, the token's id and the environment.
+
+    Args:
+        environment: Of Modal; None for the account's own choice.
+    """
+    from modal.config import config  # noqa: PLC0415 - only where the adapter runs
+
+    # A token that renews itself is known by what it was given to.
+    known = [config.get(name) for name in ("server_url", "token_id", "oauth_client_id", "environment")]
+    known[3] = environment or known[3]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 
 async def sweep(cache: Path, client: modal.Client) -> int:
-    """End what was left, once in each process; how many sandboxes there were.
+    """End what was left in this account, once in each process; how many sandboxes there were.
 
     What cannot be ended now is left for the next time.
     """
-    if (key := (os.getpid(), str(cache))) in _swept:
+    if (key := (os.getpid(), str(cache), account_of(None))) in _swept:
         return 0
     _swept.add(key)
     ended = 0
     for name, mark in left(cache):
         try:
-            ended += await asyncio.wait_for(end_by_name(name, mark.environment(), client), _ENDING_S)
+            environment = mark.environment()
+            if mark.account() not in {None, account_of(environment)}:
+                continue  # with this token, it would only seem to be gone
+            ended += await asyncio.wait_for(end_by_name(name, environment, client), _ENDING_S)
             mark.clear()
         except asyncio.CancelledError:
             _swept.discard(key)

@@ -6,7 +6,7 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, Literal
 
-from theory_adapter_modal.patience import PATIENCE_S, Patience
+from theory_adapter_modal.patience import Patience
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from theory import Channel
 
 
-async def pieces(reader: AsyncIterable[bytes], limit_s: float = PATIENCE_S) -> AsyncIterator[bytes]:
+async def pieces(reader: AsyncIterable[bytes], patience: Patience | None = None) -> AsyncIterator[bytes]:
     """All that a stream of the client has, in the portions that come.
 
     The client's readers know how far they have read: one whose connection broke goes on from there when it is
@@ -23,7 +23,7 @@ async def pieces(reader: AsyncIterable[bytes], limit_s: float = PATIENCE_S) -> A
     Raises:
         Retry: Modal was away for too long.
     """
-    patience = Patience(limit_s)
+    patience = patience or Patience()
     while True:
         try:
             async for data in reader:
@@ -45,15 +45,20 @@ class Ear:
         self, reader: AsyncIterable[bytes], stream: Literal["stdout", "stderr"], channel: Channel
     ) -> None:
         self.size_bytes = 0  # heard until now
+        self._patience = Patience(math.inf)  # the command's own deadline is the limit
         self.task = asyncio.ensure_future(self._listen(reader, stream, channel))
 
     async def _listen(
         self, reader: AsyncIterable[bytes], stream: Literal["stdout", "stderr"], channel: Channel
     ) -> None:
-        # As long as it takes: the command's own deadline is the limit.
-        async for data in pieces(reader, math.inf):
+        async for data in pieces(reader, self._patience):
             self.size_bytes += len(data)
             channel.write(stream, data)
+
+    @property
+    def was_cut(self) -> bool:
+        """Whether its connection broke, as far as the client tells."""
+        return self._patience.has_borne
 
 
 async def heard(ears: Sequence[Ear], silence_s: float) -> bool:
