@@ -22,7 +22,8 @@ from theory_adapter_modal.account import APP
 from theory_adapter_modal.account import client as client_of
 from theory_adapter_modal.faults import is_broken
 from theory_adapter_modal.patience import within
-from theory_adapter_modal.sandbox import files, life, orphans
+from theory_adapter_modal.sandbox import files, holding, life, orphans
+from theory_adapter_modal.sandbox.birth import Work
 from theory_adapter_modal.sandbox.marks import Mark, hold, left
 from theory_adapter_modal.sandbox.orphans import account_of
 from theory_adapter_modal.sandbox.streams import Ear
@@ -44,17 +45,17 @@ def sandboxes(emulator: Handle, tmp_path: Path) -> Sandboxes:
     return Sandboxes(tmp_path)
 
 
-def run_of(tmp_path: Path, channel: RecordingChannel | None = None) -> Any:
-    """A run whose Modal is made of fakes."""
-    work = SimpleNamespace(
-        job=SimpleNamespace(execution_id="x"),
-        channel=channel or RecordingChannel(),
-        session=SimpleNamespace(client=None, environment=None),
-        name="theory-x",
-    )
+def work_of(channel: RecordingChannel) -> Work:
+    """A run's work; its Modal is made of fakes."""
+    job: Any = SimpleNamespace(execution_id="x")
+    nothing: Any = None
+    return Work(job, nothing, nothing, nothing, channel, SimpleNamespace(client=None, environment=None))  # type: ignore[arg-type]  # a fake
+
+
+def marked(tmp_path: Path) -> Mark:
     mark = hold(tmp_path, "theory-x")
     assert mark is not None
-    return life._Run(cast("Any", work), mark)  # noqa: SLF001 - what is between its steps is seen here alone
+    return mark
 
 
 # ---------------------------------------------------------------- none is left, none is taken for another
@@ -99,19 +100,24 @@ def test_a_sandbox_that_comes_while_none_is_found_is_ended(
 
             return SimpleNamespace(aio=end)
 
-    async def leave() -> bool:
-        run = run_of(tmp_path)
-        creation = run._creation = asyncio.get_running_loop().create_future()  # noqa: SLF001 - as above
+    async def leave() -> None:
+        had = holding.Holding(work_of(RecordingChannel()), mark)
+        creation: Any = asyncio.get_running_loop().create_future()
+        had._creation = creation  # noqa: SLF001 - a moment within one step is seen here alone
 
         async def none_found(*_: object) -> bool:
             creation.set_result(Late())
             return False
 
-        monkeypatch.setattr(life, "end_by_name", none_found)
-        return cast("bool", await run._is_ended(5.0))  # noqa: SLF001 - as above
+        monkeypatch.setattr(holding, "end_by_name", none_found)
+        monkeypatch.setattr(holding, "_END_SOON_S", 0.05)
+        await had.end(soon=True)
+        await had.let_go()
 
-    assert asyncio.run(leave())
-    assert ended == ["late"]
+    mark = marked(tmp_path)
+    mark.write(None, "me")
+    asyncio.run(leave())
+    assert (ended, mark.was_there) == (["late"], False)
 
 
 def test_a_sandbox_that_was_not_ended_is_looked_for_by_the_next_try_of_the_same_run(tmp_path: Path) -> None:
@@ -233,8 +239,8 @@ def test_the_end_of_a_log_is_waited_for_where_it_can_only_be_away(
     channel = RecordingChannel()
 
     async def hear() -> None:
-        run = run_of(tmp_path, channel)
-        run._sandbox = object()  # noqa: SLF001 - as above
+        run = life._Run(work_of(channel), marked(tmp_path))  # noqa: SLF001 - as above
+        run._holding._sandbox = cast("Any", object())  # noqa: SLF001 - as above
         ear = Ear(CutOnce(is_cut=is_cut, pause_s=0.5), "stdout", channel)
         run._ears = [ear]  # noqa: SLF001 - as above
         await run._heard()  # noqa: SLF001 - as above

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from theory import errors
 from theory_adapter_modal.faults import is_broken, is_throttled, words_of
@@ -141,8 +141,15 @@ async def unless_stopped(
             await asyncio.wait((task,), timeout=max(left, 0.0))
         return task.result()
     finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.wait((task,))
+        await drop(task)
+
+
+async def drop(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel what is not done, and wait for it; what it raises is of no interest any more."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
+    for task in tasks:
         if not task.cancelled():
             task.exception()  # looked at, so that asyncio does not complain

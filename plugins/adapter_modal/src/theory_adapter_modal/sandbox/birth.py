@@ -40,6 +40,10 @@ class Work(NamedTuple):
         """The sandbox's name, by which a lost one is found again."""
         return f"theory-{self.job.execution_id}"
 
+    def tell(self, words: str) -> None:
+        """Say something to the user, beside what the command writes."""
+        self.channel.write("stderr", f"theory: {words}\n".encode())
+
 
 async def create(work: Work, image: modal.Image, *, keep_alive: bool) -> modal.Sandbox:
     """Have a sandbox, by a name that no two have at once: who asks again gets no second one.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from theory import errors
 from theory_adapter_modal.faults import words_of
-from theory_adapter_modal.patience import Patience, patiently
+from theory_adapter_modal.patience import Patience, drop, patiently
 from theory_adapter_modal.sandbox.streams import pieces
 from theory_adapter_modal.sandbox.sums import Sum, shown
 from theory_adapter_modal.sandbox.tarball import REPLACED, Broken, Reader, refused, special, unpack
@@ -179,10 +179,7 @@ async def _fetch_archive(sandbox: modal.Sandbox, job: Job, out: Path) -> bool:
             raise Broken(f"tar ended with status {ended}")
         return True
     finally:
-        status.cancel()
-        await asyncio.wait((status,))
-        if not status.cancelled():
-            status.exception()  # looked at, so that asyncio does not complain
+        await drop(status)
 
 
 async def _fetch_files(sandbox: modal.Sandbox, out: Path) -> None:
