@@ -10,8 +10,8 @@ import pytest
 
 from theory import errors
 from theory.testing.channel import RecordingChannel
-from theory_adapter_modal import faults
-from theory_adapter_modal.patience import Patience, Stopped, patiently, unless_stopped
+from theory_adapter_modal import faults, patience
+from theory_adapter_modal.patience import Patience, Stopped, drop, patiently, unless_stopped
 
 BROKEN = [
     modal.exception.ConnectionError("gone"),
@@ -153,3 +153,27 @@ def test_what_comes_after_the_command_has_ended_does_not_count_as_its_time() -> 
     assert asyncio.run(unless_stopped(channel, collected(), has_time=lambda: False)) == "all"
     with pytest.raises(Stopped, match="timeout"):
         asyncio.run(unless_stopped(channel, collected()))
+
+
+def test_a_cancellation_that_modals_client_loses_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "_HEARD_S", 0.01)
+
+    async def deaf(lost: int) -> None:
+        while True:
+            try:
+                await asyncio.sleep(300)
+            except asyncio.CancelledError:
+                if lost == 0:
+                    raise
+                lost -= 1
+
+    async def failing() -> None:
+        raise ValueError("of no interest")
+
+    async def ended() -> list[bool]:
+        tasks = [asyncio.ensure_future(work) for work in (deaf(0), deaf(2), failing())]
+        await asyncio.sleep(0)
+        await drop(*tasks)
+        return [task.done() for task in tasks]
+
+    assert asyncio.run(asyncio.wait_for(ended(), 60)) == [True, True, True]

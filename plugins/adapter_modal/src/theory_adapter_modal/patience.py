@@ -25,6 +25,7 @@ PATIENCE_S = 300.0  # that a connection may be away in one go
 # Between two tries: each is twice as long as the one before, less a random half.
 _FIRST_S, _LONGEST_S = 0.25, 10.0
 _CALM_S = 60.0  # what works for so long has recovered; a dead peer is found after 40 s (client 1.6)
+_HEARD_S = 2.0  # after which a task that was cancelled is cancelled again
 _LOOK_S = 0.1  # how often a run looks whether it has been cancelled
 
 
@@ -145,11 +146,16 @@ async def unless_stopped(
 
 
 async def drop(*tasks: asyncio.Future[Any]) -> None:
-    """Cancel what is not done, and wait for it; what it raises is of no interest any more."""
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
+    """Cancel what is not done, and wait for it; what it raises is of no interest any more.
+
+    Modal's client loses a cancellation that comes just as its answer does (synchronicity 0.12), so it is told
+    until it has heard.
+    """
+    waited_for = set(tasks)
+    while waited_for:
+        for task in waited_for:
+            task.cancel()
+        _, waited_for = await asyncio.wait(waited_for, timeout=_HEARD_S)
     for task in tasks:
         if not task.cancelled():
             task.exception()  # looked at, so that asyncio does not complain

@@ -33,7 +33,7 @@ from theory_adapter_modal.function.told import Told
 from theory_adapter_modal.function.transfer import REMOVE_S, Transfer
 from theory_adapter_modal.function.variants import variant_of
 from theory_adapter_modal.images import image_that_ran
-from theory_adapter_modal.patience import Patience, Stopped, patiently
+from theory_adapter_modal.patience import Patience, Stopped, drop, patiently
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -309,8 +309,7 @@ class Call:
                 hint="try again later, or with -o startup=SECONDS",
             )
         finally:
-            following.cancel()
-            await asyncio.wait((following,))
+            await drop(following)
 
     async def _follow(self, call: modal.FunctionCall[bytes]) -> None:
         if self._function is None:  # it is deployed no more; the answer has the log

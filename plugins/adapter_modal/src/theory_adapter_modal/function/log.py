@@ -14,6 +14,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from theory_adapter_modal.patience import drop
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
@@ -74,8 +76,7 @@ class Listener(threading.Thread):
             stream = asyncio.ensure_future(self._stream())
             while not stream.done() and not self._is_idle():
                 await asyncio.wait((stream,), timeout=_PAUSE_S)
-            stream.cancel()
-            await asyncio.wait((stream,))
+            await drop(stream)
             pause = _PAUSE_S if not stream.cancelled() and stream.result() else min(2 * pause, _LONGEST_S)
             if not self._is_idle():
                 await asyncio.sleep(pause)
