@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ import theory_registry
 from rounds import compare, ratio
 
 from theory import Runner, Success
+from theory_adapter_modal.function.documents import LIMITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -49,7 +51,8 @@ image: {{oci: "python:3.11-slim"}}
 command: [sh, -c, "{command}"]
 """
 BARE, RUN = "modal.Sandbox, the same steps", "Runner.run"
-SPAWN = "modal.Function.spawn().get(), the same work"
+SPAWN = "modal.Function.spawn().get(), by hand"  # what somebody writes who has Modal's client alone
+SERVE = "the same function by Modal's client"
 MOST_RATIO, MOST_MS = 1.15, 30
 
 
@@ -99,9 +102,10 @@ def sandboxes(runner: Runner) -> None:
 
 def functions(runner: Runner) -> None:
     """One after the other in one process, in containers that are warm."""
-    bare = deployed(SHORT)
+    bare, same, request = by_hand(), *deployed(runner, SHORT)
     measured = {
         SPAWN: lambda: bare.spawn(INPUTS, command_of(SHORT)).get(),
+        SERVE: lambda: same.spawn(request()).get(),
         RUN: lambda: executed(runner, SHORT, INPUTS, mode="function"),
     }
     report(compare(SPAWN, measured), SPAWN)
@@ -127,20 +131,17 @@ def sandboxes_at_once(runner: Runner) -> None:
 
 def functions_at_once(runner: Runner) -> None:
     """Two hundred in flight, in twenty containers that are warm."""
-    bare = deployed(PART)
+    same, request = deployed(runner, PART)
 
     async def one() -> None:
-        call = await bare.spawn.aio(INPUTS, command_of(PART))
+        call = await same.spawn.aio(request())
         await call.get.aio()
 
     async def all_of_them(number: int = AT_ONCE) -> None:
         await asyncio.gather(*(one() for _ in range(number)))
 
     asyncio.run(all_of_them(CONTAINERS))  # they are warm from here on
-    with ThreadPoolExecutor(CONTAINERS) as pool:
-        for job in [pool.submit(executed, runner, PART, {}, mode="function") for _ in range(CONTAINERS)]:
-            job.result()
-    at_once(SPAWN, all_of_them, lambda: executed(runner, PART, {}, mode="function"))
+    at_once(SERVE, all_of_them, lambda: executed(runner, PART, {}, mode="function"))
 
 
 def at_once(
@@ -172,10 +173,29 @@ def executed(runner: Runner, ref: str, inputs: JsonObject, mode: str = "sandbox"
     assert isinstance(envelope, Success), envelope
 
 
-def deployed(ref: str) -> modal.Function[..., Any, Any]:
-    """Deploy the entry's function, and beside it what somebody would write who has Modal alone."""
-    command = Path(sys.executable).with_name("theory")
-    subprocess.run([command, "modal", "deploy", ref], check=True, stdout=subprocess.DEVNULL)
+def deployed(runner: Runner, ref: str) -> tuple[modal.Function[..., Any, Any], Callable[[], bytes]]:
+    """Deploy the entry's function; also what gives it a job each time."""
+    command, processor = Path(sys.executable).with_name("theory"), runner.entry(ref)
+    told = subprocess.run([command, "modal", "deploy", ref], check=True, stdout=subprocess.PIPE)
+    app = json.loads(told.stdout)["app"]
+    same = modal.Function.from_name(app, "serve")
+    job = {
+        "command": list(processor.command or ()),
+        "environment": {},
+        "secrets": [],
+        "files": [],
+        "timeout": processor.runtime.timeout,
+        "memory": processor.runtime.memory,
+        "inputs": json.dumps(INPUTS),
+        "volume": app,
+        "environment_name": None,
+        "limits": LIMITS,
+    }
+    return same, lambda: json.dumps({**job, "execution": uuid.uuid4().hex}).encode()
+
+
+def by_hand() -> modal.Function[..., Any, Any]:
+    """Deploy what somebody would write."""
     app = modal.App("bench")
     app.function(serialized=True, image=modal.Image.from_registry("python:3.11-slim"), name="work")(work)
     app.deploy()

@@ -33,6 +33,7 @@ _MEMO_CONTEXT = "theory memo v1"
 _TREE_CONTEXT = "theory tree v1"
 _LEDGER_CONTEXT = "theory ledger v1"
 _READ_BYTES = 1024 * 1024
+_SHOWN = 100  # characters of a key in a message
 
 _SPELLING: dict[str, Any] = {"ensure_ascii": False, "separators": (",", ":"), "allow_nan": False}
 _unsorted = json.JSONEncoder(**_SPELLING).encode
@@ -79,7 +80,9 @@ def parse_json(data: bytes | str, *, exact: bool = True) -> Json:
     except RecursionError:
         raise BadJson(f"nested deeper than {MAX_JSON_DEPTH} levels") from None
     except _StandsTwiceError as error:
-        raise BadJson(f"the key {error.args[0][:100]!r} stands twice in one object", _second(text)) from None
+        key: str = error.args[0]
+        shown = key if len(key) <= _SHOWN else key[: _SHOWN - 1] + "…"  # who masks has to see that it is cut
+        raise BadJson(f"the key {shown!r} stands twice in one object", _second(text)) from None
     check_json(value, exact=exact)
     return cast("Json", value)
 

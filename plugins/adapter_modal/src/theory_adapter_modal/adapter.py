@@ -86,7 +86,7 @@ def execute(job: Job, workspace: Workspace, options: object, secrets: Secrets, c
     except errors.TheoryError:
         raise
     except Exception as error:
-        if _is_of_modal(error) or faults.is_broken(error):
+        if faults.is_of_modal(error):
             raise faults.told(error) from error
         raise  # our own bug
 
@@ -148,7 +148,3 @@ def _run(work: Coroutine[object, object, T]) -> T:
     if raised:
         raise raised[0]
     return answers[0]
-
-
-def _is_of_modal(error: BaseException) -> bool:
-    return type(error).__module__.split(".")[0] in {"modal", "grpclib", "synchronicity"}

@@ -69,7 +69,7 @@ def _deployed(processor: Processor, options: Options, *, quiet: bool) -> Deploye
     except errors.TheoryError:
         raise
     except Exception as error:
-        if type(error).__module__.split(".")[0] in {"modal", "synchronicity"} or faults.is_broken(error):
+        if faults.is_of_modal(error):
             raise faults.told(error) from error
         raise  # our own bug
 

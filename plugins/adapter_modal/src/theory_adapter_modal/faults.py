@@ -60,8 +60,17 @@ def is_broken(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):  # a socket's, not a file's
         return error.filename is None and error.errno in _NO_CONNECTION
-    # Some streams of the client let through what its transport raises (grpclib's StreamTerminatedError).
-    return type(error).__module__.startswith("grpclib") and not isinstance(error, exception.Error)
+    # The client lets through some of what its transports raise (grpclib's StreamTerminatedError).
+    return _maker(error) in {"grpclib", "aiohttp"} and not isinstance(error, exception.Error)
+
+
+def is_of_modal(error: BaseException) -> bool:
+    """Whether it is Modal, its client or the connection to it that failed, not we."""
+    return _maker(error) in {"modal", "synchronicity"} or is_broken(error)
+
+
+def _maker(error: BaseException) -> str:
+    return type(error).__module__.partition(".")[0]
 
 
 def is_throttled(error: BaseException) -> bool:

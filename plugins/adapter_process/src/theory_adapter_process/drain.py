@@ -30,7 +30,16 @@ class Drain(threading.Thread):
         self._channel = channel
         self._stop_read, self._stop_write = os.pipe()
         self.finished = False
-        self.last_words = b""  # the end of stderr
+        self._last_words = b""  # the end of stderr
+
+    @property
+    def last_line(self) -> bytes:
+        """The last line of stderr that is not empty; none, if it is longer than 1 KiB.
+
+        What is left of a line that was cut may be half of a secret, which no mask knows.
+        """
+        _, end, line = self._last_words.rstrip().rpartition(b"\n")
+        return line if end or len(self._last_words) < _LAST_WORDS_BYTES else b""
 
     def run(self) -> None:
         """Read."""
@@ -68,7 +77,7 @@ class Drain(threading.Thread):
 
     def _take(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
         if stream == "stderr":
-            self.last_words = (self.last_words + data)[-_LAST_WORDS_BYTES:]
+            self._last_words = (self._last_words + data)[-_LAST_WORDS_BYTES:]
         if self.failure is not None:
             return
         try:

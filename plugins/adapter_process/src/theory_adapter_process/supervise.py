@@ -65,7 +65,7 @@ class Ended(NamedTuple):
     started_at: float  # seconds since the epoch
     duration_s: float
     survivors: int  # processes that could not be killed
-    last_words: bytes = b""  # the last line of stderr that is not empty
+    last_words: bytes = b""  # the last line of stderr that is not empty; nothing of one over 1 KiB
 
 
 def supervise(task: Task, channel: Channel, lock: int) -> Ended:
@@ -164,8 +164,7 @@ class _Run:
             ended = "oom"
         elif verdict is not None and verdict != "failed":
             ended = verdict
-        words = self._drain.last_words.rstrip().rpartition(b"\n")[2]
-        return Ended(ended, int(status), self._started_at, duration, int(survivors), words)
+        return Ended(ended, int(status), self._started_at, duration, int(survivors), self._drain.last_line)
 
     def _listen(self) -> bool:
         """Take the next words of the supervisor; whether they were its last."""

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
-import os
 import time
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 from theory import Outcome, errors
 from theory_adapter_modal.cost import RATES, Usage, estimate, known_rates
-from theory_adapter_modal.faults import is_broken, is_throttled, words_of
+from theory_adapter_modal.faults import is_broken, is_throttled, told, words_of
 from theory_adapter_modal.function.deployed import (
     OVERHEAD,
     SPARE_S,
@@ -29,15 +27,15 @@ from theory_adapter_modal.function.deployed import (
 from theory_adapter_modal.function.documents import INLINE_BYTES, Request, lay_down, read_answer
 from theory_adapter_modal.function.endings import ended_at_modal
 from theory_adapter_modal.function.log import follow, join, leave, lines_of
+from theory_adapter_modal.function.record import Record
 from theory_adapter_modal.function.told import Told
 from theory_adapter_modal.function.transfer import REMOVE_S, Transfer
-from theory_adapter_modal.function.variants import variant_of
+from theory_adapter_modal.function.variants import forget_variants, variant_of
 from theory_adapter_modal.images import image_that_ran
-from theory_adapter_modal.patience import Patience, Stopped, drop, patiently
+from theory_adapter_modal.patience import Patience, Stopped, drop, patiently, unless_stopped
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
-    from pathlib import Path
+    from collections.abc import Mapping
 
     import modal
 
@@ -45,13 +43,9 @@ if TYPE_CHECKING:
     from theory_adapter_modal.account import Session
     from theory_adapter_modal.options import Options
 
-T = TypeVar("T")
-
 _POLL_S = 25.0  # that one question for the answer may take; Modal's own client asks anew after 55
-_LOOK_S = 0.1  # how often a run looks whether it has been cancelled
 _CANCEL_S = 8.0  # to reach Modal; a cancelled adapter has 10
 _LIVE_AFTER_S = 0.4  # a shorter command's log comes with its answer, which costs no further request
-_RECORD = "call.json"
 
 
 async def run_as_function(
@@ -67,7 +61,8 @@ async def run_as_function(
     """
     call = Call(job, workspace, options, secrets, channel, session)
     try:
-        return await _unless_cancelled(channel, call.run())
+        # The command's time is kept by the container.
+        return await unless_stopped(channel, call.run(), has_time=lambda: False)
     except asyncio.CancelledError:  # a KeyboardInterrupt, through the Python API
         await call.cancel()
         raise
@@ -98,23 +93,23 @@ class Call:
         self._call: modal.FunctionCall[bytes] | None = None
         self._spawning: asyncio.Future[modal.FunctionCall[bytes]] | None = None
         self._function: modal.Function[..., Any, Any] | None = None
-        self._record = workspace.state / _RECORD
+        self._record = Record(job, workspace, app_name(job.processor, options))
         self._told = Told(channel)
-        self._has_uploads = False  # in the volume
+        self._has_files = False  # in the volume
+        self._is_unknown = False  # whether Modal took the call
         self._begun = time.time()
 
     async def run(self) -> Outcome | None:
         """All of it."""
+        attached = self._call = await self._attached()
         self._function = await self._find()
-        attached = self._attached()
         if self._function is None and attached is None:
             return None
         rates = asyncio.ensure_future(known_rates(self._workspace.cache, self._client))
         try:
             answer = None
             if attached is not None:
-                self._call = attached
-                self._has_uploads = sum(one.size_bytes for one in self._job.artifacts) > INLINE_BYTES
+                self._has_files = sum(one.size_bytes for one in self._job.artifacts) > INLINE_BYTES
                 answer = await self._wait(first_s=0.0)  # the client would wait for what is not kept any more
             if answer is None:  # none was begun, or its result is no longer kept
                 self._call = await self._spawn()
@@ -122,10 +117,14 @@ class Call:
                     return None
                 answer = await self._wait()
             if answer is None:
-                raise errors.Retry("Modal no longer has the call of this run", hint="try again")
+                raise errors.Retry("Modal no longer has the call of this run", hint="try again")  # noqa: TRY301 - tidied up for, too
             return await self._outcome(answer, rates)
+        except Exception:
+            if self._call is None and not self._is_unknown:  # nothing that may still run needs them
+                await self._remove_files()
+            raise
         finally:
-            rates.cancel()
+            await drop(rates)
             leave(self._job.execution_id)
 
     async def cancel(self) -> Outcome | None:
@@ -134,14 +133,16 @@ class Call:
         It takes as long as it takes, up to what a cancelled adapter has.
         """
         end = time.monotonic() + _CANCEL_S
-        is_unknown = False
         if self._call is None and self._spawning is not None:  # Modal may have taken it by now
-            try:
-                self._call = await asyncio.wait_for(self._spawning, _CANCEL_S / 2)
-            except Exception as error:  # noqa: BLE001 - what is no lost answer is a refusal
-                is_unknown = is_broken(error)
-        if (call := self._call) is None and not is_unknown:
-            await self._remove_uploads(end - time.monotonic())
+            await asyncio.wait((self._spawning,), timeout=_CANCEL_S / 2)
+            if not self._spawning.done() or self._spawning.cancelled():
+                self._is_unknown = True
+            elif (error := self._spawning.exception()) is not None:
+                self._is_unknown = is_broken(error)  # what is no lost answer is a refusal
+            else:
+                self._call = self._spawning.result()
+        if (call := self._call) is None and not self._is_unknown:
+            await self._remove_files(end - time.monotonic())
             return None
         self._channel.started()  # it may have cost something
         if call is None:
@@ -166,23 +167,25 @@ class Call:
         except Exception:  # noqa: BLE001 - whatever it is, there is one thing left to do
             self._say(f"Modal did not answer; the call {call.object_id} ends there by its timeout")
         else:
+            await self._remove_files(end - time.monotonic())
             self._forget_call()
-            await self._remove_uploads(end - time.monotonic())
 
     def _say(self, words: str) -> None:
         self._channel.write("stderr", f"theory: {words}\n".encode())
 
     # ------------------------------------------------------------ begin
 
-    def _attached(self) -> modal.FunctionCall[bytes] | None:
+    async def _attached(self) -> modal.FunctionCall[bytes] | None:
         """The call that a former try of this execution began, if it came so far."""
         import modal  # noqa: PLC0415 - only where the adapter runs
 
-        try:
-            known = json.loads(self._record.read_text("utf-8"))
-            return modal.FunctionCall.from_id(str(known["call"]), client=self._client)
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        if (known := self._record.read()) is None:
             return None
+        call = modal.FunctionCall.from_id(known[0], client=self._client)
+        if known[1]:
+            return call
+        await self._cancel(call, time.monotonic() + _CANCEL_S)  # of the entry or inputs as they were then
+        return None
 
     async def _spawn(self) -> modal.FunctionCall[bytes] | None:
         """Begin a call; None where the function is gone by now."""
@@ -192,14 +195,13 @@ class Call:
         volume = app_name(job.processor, self._options)
         request = await Request.of(job, self._workspace, volume, self._options.environment)
         if request.uploads:
-            self._has_uploads = True
+            self._has_files = True
             await self._transfer().upload(request.uploads)
         patience, looked, base = Patience(), False, self._function
         while base is not None:
             try:
-                function = self._function = await variant_of(
-                    base, job.processor, self._secrets, self._options, self._client
-                )
+                function = await patiently(partial(self._variant, base))
+                self._function = function
                 self._join(begin=False)  # before it can write anything
                 # A Ctrl-C in the middle does not lose what comes of it: cancel() ends that.
                 self._spawning = asyncio.ensure_future(function.spawn.aio(request.data()))
@@ -209,12 +211,14 @@ class Call:
                     raise
                 looked = True
                 forget(job.processor, self._options, self._client)
+                forget_variants(base)
                 base = await self._find()
             except Exception as error:
                 if is_throttled(error):  # it was refused, so it does not run
                     await patience.bear(error)
                     continue
                 if is_broken(error):
+                    self._is_unknown = True
                     self._channel.started()  # it may cost something
                     raise errors.Retry(
                         f"Modal did not answer whether it took the call: {words_of(error)}",
@@ -224,7 +228,11 @@ class Call:
             else:
                 await self._keep(call)
                 return call
+        await self._remove_files()
         return None
+
+    async def _variant(self, base: modal.Function[..., Any, Any]) -> modal.Function[..., Any, Any]:
+        return await variant_of(base, self._job.processor, self._secrets, self._options, self._client)
 
     async def _find(self) -> modal.Function[..., Any, Any] | None:
         return await patiently(lambda: find_function(self._job.processor, self._options, self._client))
@@ -236,37 +244,19 @@ class Call:
             StoreFailed: It cannot be written.
         """
         try:
-            self._write_record(call.object_id)
-        except OSError as error:
-            with suppress(OSError):  # of the same disk
-                await self.cancel()
-            raise errors.StoreFailed(
-                f"{self._record} cannot be written: {error.strerror}", hint="free some space on its disk"
-            ) from error
-
-    def _write_record(self, call_id: str) -> None:
-        """Keep the call's id, durably, before anything waits for it."""
-        self._workspace.state.mkdir(parents=True, exist_ok=True)
-        fresh = self._record.with_suffix(".new")
-        with fresh.open("w", encoding="utf-8") as file:
-            json.dump({"call": call_id, "app": app_name(self._job.processor, self._options)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._record)
-        _sync_folder(self._workspace.state)
+            self._record.write(call.object_id)
+        except errors.StoreFailed:
+            await self.cancel()
+            raise
 
     def _forget_call(self) -> None:
         self._call = self._spawning = None
-        self._forget_record()
+        self._record.forget()
 
-    def _forget_record(self) -> None:
-        with suppress(FileNotFoundError):
-            self._record.unlink()
-            _sync_folder(self._workspace.state)
-
-    async def _remove_uploads(self, limit_s: float = REMOVE_S) -> None:
-        if self._has_uploads:
+    async def _remove_files(self, limit_s: float = REMOVE_S) -> None:
+        if self._has_files:
             await self._transfer().remove(self._job.execution_id, limit_s)
+            self._has_files = False
 
     # ------------------------------------------------------------ wait
 
@@ -296,8 +286,11 @@ class Call:
                         continue
                     if isinstance(ending, dict):
                         return ending
+                    if ending == "refused":  # it may run on
+                        await self.cancel()
+                        raise told(error) from error
                     if ending != "expired":  # first, so that a Ctrl-C meanwhile still finds a call
-                        await self._remove_uploads()
+                        await self._remove_files()
                     self._forget_call()
                     if ending == "expired":
                         return None
@@ -328,19 +321,22 @@ class Call:
 
     async def _outcome(self, answer: JsonObject, rates: asyncio.Future[Any]) -> Outcome:
         document, job, transfer = dict[str, Any](answer), self._job, self._transfer()
+        in_volume = _uses_volume(document)
+        self._has_files |= in_volume
         try:
             if "log" in document:
                 async for lines in lines_of(document["log"], transfer, self._workspace.root):
                     self._told.complete(str(document["attempt"]), lines)
             await lay_down(document["outputs"], self._workspace.out, transfer.fetch)
-        except errors.Damaged:  # and so would be whatever comes of this call
-            self._forget_record()
+        except (errors.StoreFailed, errors.Retry):  # another try fetches it again
             raise
-        if _uses_volume(document):
-            self._forget_record()  # first: who came after a kill would not find what it left
-            await transfer.remove(job.execution_id)
-        else:
-            await self._remove_uploads()
+        except errors.TheoryError:  # and so would be whatever comes of this call
+            await self._remove_files()
+            self._forget_call()
+            raise
+        if in_volume:
+            self._record.forget()  # first: who came after a kill would not find what it left
+        await self._remove_files()
         known = rates.result() if rates.done() and not rates.exception() else RATES
         ended = document["ended"]
         return Outcome(
@@ -366,32 +362,3 @@ class Call:
 
 def _uses_volume(document: dict[str, Any]) -> bool:
     return any("volume" in one for one in (*document.get("outputs", ()), document.get("log", {})))
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-async def _unless_cancelled(channel: Channel, work: Coroutine[object, object, T]) -> T:
-    """Do some work to its end, or until the run is cancelled; its command's time is kept by the container.
-
-    Raises:
-        Stopped: It was cancelled.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        while not task.done():
-            if channel.wait_cancelled(0):
-                raise Stopped("cancelled")
-            await asyncio.wait((task,), timeout=_LOOK_S)
-        return task.result()
-    finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.wait((task,))
-        if not task.cancelled():
-            task.exception()  # looked at, so that asyncio does not complain

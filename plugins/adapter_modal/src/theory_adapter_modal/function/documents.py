@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ LIMITS = {"files": 45_000, "bytes": (64 << 30) + 1, "depth": 33}
 _CHUNK = 1 << 20
 _MADE = {"pipe": stat.S_IFIFO, "socket": stat.S_IFSOCK}  # core refuses them, in its words
 _MOST_PATH = 4096  # bytes (Linux: PATH_MAX)
+_MOST_CODE = 255  # of an exit status
+_MOST_BYTES = 1 << 62
 _MOST_SECONDS = 1e12  # of any time in an answer: longer than any clock goes
 _MOST_DOCUMENT = 64 << 20  # bytes of an answer; ours have 3 MiB and the names of the outputs
 
@@ -120,14 +123,24 @@ def _is_whole(answer: dict[str, Any]) -> bool:
     log, outputs, code = answer.get("log"), answer.get("outputs"), answer.get("exit_code")
     return (
         answer.get("ended") in ("exit", "timeout", "oom")
-        and (type(code) is int if answer["ended"] == "exit" else code is None)
+        and (_is_code(code) if answer["ended"] == "exit" else code is None)
         and all(_is_time(answer.get(name)) for name in ("started_at", "duration_s", "seconds"))
-        and all(isinstance(answer.get(name), str) for name in ("attempt", "image"))
+        and isinstance(answer.get("attempt"), str)
+        and isinstance(image := answer.get("image"), str)
+        and re.fullmatch(r"[\w.-]{0,200}", image, re.ASCII) is not None
         and isinstance(outputs, list)
         and all(isinstance(one, dict) for one in outputs)
         and isinstance(log, dict)
-        and (_is_base64(log.get("data")) or _is_stored(log))
+        and (_is_stored(log) if "volume" in log else _is_base64(log.get("data")))
     )
+
+
+def _is_code(value: object) -> bool:
+    return type(value) is int and 0 <= value <= _MOST_CODE
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and 0 <= value <= _MOST_BYTES
 
 
 def _is_time(value: object) -> bool:
@@ -143,7 +156,7 @@ def _is_base64(value: object) -> bool:
 
 def _is_stored(one: dict[str, Any]) -> bool:
     texts = all(isinstance(one.get(name), str) for name in ("volume", "digest"))
-    return texts and type(one.get("size")) is int
+    return texts and _is_size(one.get("size"))
 
 
 async def lay_down(
@@ -190,11 +203,15 @@ async def lay_down(
 def _places(outputs: list[dict[str, Any]], out: Path) -> dict[str, Path]:
     """Where each output goes: below the folder, once, and below nothing that is no folder."""
     kinds: dict[str, str] = {}
+    if len(outputs) > LIMITS["files"] + 1:
+        raise ValueError(f"{len(outputs):,} of them")
     for one in outputs:
         path = one["path"]
         if any(part in {"", ".", ".."} or "\0" in part for part in path.split("/")) or path in kinds:
             raise ValueError(f"{path[:200]!r} is no path below the folder for outputs, or is there twice")
-        kinds[path] = one["kind"]
+        if path.count("/") > LIMITS["depth"]:
+            raise ValueError(f"{path[:200]!r} is too deep")
+        kinds[path] = _kind(one)
     for path in kinds:
         if len(path) > _MOST_PATH:
             raise refused(OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG)), path)
@@ -204,6 +221,14 @@ def _places(outputs: list[dict[str, Any]], out: Path) -> dict[str, Path]:
                 raise ValueError(f"{path!r} is below a {kinds[above]}")
             above = above.rpartition("/")[0]
     return {path: out / path for path in kinds}
+
+
+def _kind(one: dict[str, Any]) -> str:
+    if (kind := str(one["kind"])) == "file" and not _is_size(one.get("size")):
+        raise ValueError("a file of no size")
+    if kind == "link" and not one["target"]:
+        raise ValueError("a link to nothing")
+    return kind
 
 
 def _make_folder(one: dict[str, Any], path: Path) -> None:

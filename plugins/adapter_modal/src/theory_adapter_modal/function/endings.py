@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, Literal
 
 from theory import errors
-from theory_adapter_modal.faults import is_broken, is_throttled, told, words_of
+from theory_adapter_modal.faults import is_broken, is_of_modal, is_throttled, words_of
 
 if TYPE_CHECKING:
     from theory import Job
@@ -18,12 +18,13 @@ _AGAIN = "try again; Modal has tried it more than once already"
 
 def ended_at_modal(  # noqa: PLR0911 - one an ending
     error: BaseException, job: Job
-) -> dict[str, Any] | errors.TheoryError | Literal["expired"] | None:
+) -> dict[str, Any] | errors.TheoryError | Literal["expired", "refused"] | None:
     """What an exception in place of an answer means.
 
     Returns:
         None where only the connection is at fault, so that the call runs on; ``expired`` where Modal no
-        longer has it; the document of an answer where the command's end is known; else what a user is told.
+        longer has it; ``refused`` where Modal does not say how it is, so that it may run on; the document of
+        an answer where the command's end is known; else what a user is told, as it has ended.
     """
     from modal import exception  # noqa: PLC0415 - only where the adapter runs
 
@@ -44,8 +45,8 @@ def ended_at_modal(  # noqa: PLR0911 - one an ending
         return None
     if isinstance(error, errors.TheoryError):
         return error
-    if type(error).__module__.split(".")[0] in {"modal", "synchronicity"}:
-        return told(error)
+    if is_of_modal(error):
+        return "refused"
     # Whatever class it has: the program that serves raises nothing, so it did not come to that.
     return errors.PluginFailed(
         f"the function of {job.processor.ref} on Modal raised {type(error).__name__}: {words_of(error)}",

@@ -142,7 +142,10 @@ def join(
             former, listener = listener, Listener(key, function)
             if former is not None:
                 listener.take_over(former)
-            listener.start()  # before it is known: what could not be started is not joined
+            try:
+                listener.start()
+            except RuntimeError:  # this machine takes no more threads
+                return False
             _listeners[key] = listener
         listener.add(execution_id, told)
     return True

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 NOTE = b"theory: the container was lost, and Modal runs the command again\n"
 MOST_WAITING = 4096  # pieces that wait for their turn: 32 MiB; those beyond come with the answer
+_MOST_DIGITS = 15  # of a piece's number
 _STREAMS: dict[str, Literal["stdout", "stderr"]] = {"o": "stdout", "e": "stderr"}
 
 
@@ -45,7 +46,7 @@ class Told:
         number, _, piece = line.partition(" ")
         stream, _, text = piece.partition(" ")
         with self._lock:
-            if attempt in self._former or not number.isdecimal():
+            if attempt in self._former or not number.isdecimal() or len(number) > _MOST_DIGITS:
                 return
             self._turn_to(attempt)
             if int(number) >= self._next and (len(self._waiting) < MOST_WAITING or int(number) == self._next):
@@ -84,6 +85,6 @@ class Told:
         elif name := _STREAMS.get(stream):
             try:
                 data = str(json.loads(text)).encode("utf-8", "surrogateescape")
-            except ValueError:
+            except (ValueError, RecursionError):
                 return
             self._channel.write(name, data)

@@ -53,7 +53,7 @@ async def variant_of(
                 bound = function.with_options(**own)
                 await bound.hydrate.aio(client)
             except BaseException:
-                del _made[key]
+                _made.pop(key, None)
                 mine.cancel()  # who waits for it tries it for himself
                 raise
             mine.set_result(bound)
@@ -62,6 +62,12 @@ async def variant_of(
             await asyncio.sleep(_LOOK_S)
         if not shared.cancelled():
             return shared.result()
+
+
+def forget_variants(function: modal.Function[..., Any, Any]) -> None:
+    """Make the variants of a function anew the next time: Modal has no such function any more."""
+    for key in [key for key in tuple(_made) if function.object_id in key]:
+        _made.pop(key, None)
 
 
 if hasattr(os, "register_at_fork"):
