@@ -160,6 +160,18 @@ def test_why_equal_work_was_done_again_is_said(tmp_path: Path) -> None:
         assert explain_executions(runner, a, b).notes[-1] == "the memo has no record of this key"
 
 
+def test_an_image_that_nothing_pins_is_said_to_be_of_one_run_alone(tmp_path: Path) -> None:
+    with house(tmp_path, Fake(image=Image("once:1", None, "linux/amd64", "3.11"))) as runner:
+        a = run(runner)
+    with house(tmp_path, Fake(image=Image("once:2", None, "linux/amd64", "3.11"))) as runner:
+        b = run(runner)
+        found = explain_executions(runner, a, b)
+    assert found.components == ("image_id",)
+    for who, note in zip((a, b), found.notes, strict=True):
+        assert note.startswith(f"no other run can be served what {who} made: ")
+        assert "by digest (@sha256:…)" in note
+
+
 def test_a_failure_is_never_remembered_and_that_is_said(tmp_path: Path) -> None:
     def act(_: object) -> object:
         raise RuntimeError("on purpose")

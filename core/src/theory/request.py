@@ -80,7 +80,7 @@ class Request(Record):
         if self.execution_id is not None and not is_execution_id(self.execution_id):
             raise Usage(
                 f"{_shown(self.execution_id)} is not an execution id",
-                hint="theory ls shows those that there are",
+                hint="leave it out for a new one; those that there are look as theory ls shows them",
             )
 
 

@@ -119,6 +119,9 @@ class Processor(Record):
     tree: str  # of the folder without processor.yaml
 
 
+PASSING = "once:"  # begins the id of an image that nothing pins, which is another one for each run
+
+
 class Image(Record):
     """What an entry's image means on this adapter, found out before anything runs."""
 
@@ -129,8 +132,8 @@ class Image(Record):
 
     @property
     def is_passing(self) -> bool:
-        """Whether its id, ``once:…``, is of one run alone: no other can be served what that made."""
-        return self.id.startswith("once:")
+        """Whether its id is of one run alone: no other can be served what that made."""
+        return self.id.startswith(PASSING)
 
 
 class Artifact(Ordered):

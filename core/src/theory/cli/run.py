@@ -205,7 +205,10 @@ def options_given(given: dict[str, Any]) -> JsonObject:
     for text in given["options"]:
         key, equals, value = text.partition("=")
         if not (key and equals):
-            raise BadAdapterOptions(f"-o {quoted(text)} is not KEY=VALUE", hint="-o cost_micro_usd=100")
+            raise BadAdapterOptions(
+                f"-o {quoted(text)} is not KEY=VALUE",
+                hint="theory adapters show NAME lists an adapter's options",
+            )
         if key in options:
             raise BadAdapterOptions(
                 f"the option {quoted(key)} is given twice",

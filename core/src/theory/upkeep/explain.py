@@ -25,7 +25,7 @@ from theory.rooms.job import plan_job
 from theory.rooms.resolve import resolve_ref
 from theory.store import blobs
 from theory.store.memo import recall, remembers
-from theory.types import Ref
+from theory.types import PASSING, Ref
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from theory.request import Request
     from theory.types import Json, JsonObject, Staged, Store
 
+_UNPINNED = "its image is of one run alone; name it, or the base of its Dockerfile, by digest (@sha256:…)"
 NEAREST_OF = 50  # former executions, each with another key, that are compared to find the nearest
 
 
@@ -325,6 +326,8 @@ def _notes(home: Home, a: Work | None, b: Work) -> Iterator[str]:
             yield f"{who} does not use the memo: --no-memo"
         elif work.memo == "hit" and work.execution_id:
             yield f"{who} was served from the memo"
+        elif str(work.preimage.get("image_id")).startswith(PASSING):
+            yield f"no other run can be served what {who} made: {_UNPINNED}"
     if a is not None and a.memo_key != b.memo_key and b.execution_id:
         return
     if home.store.memo_get(b.memo_key) is None:

@@ -41,7 +41,7 @@ class Deployed(NamedTuple):
     app: str
     function: str
     image: str  # im-…
-    environment: str  # "" for the default one
+    environment: str | None  # None for the account's own choice
 
 
 def app_name(processor: Processor, options: Options) -> str:
@@ -160,7 +160,7 @@ async def deploy(processor: Processor, options: Options, client: modal.Client, c
     )(shim().serve)
     await app.deploy.aio(environment_name=options.environment, client=client)
     forget(processor, options, client)
-    return Deployed(str(processor.ref), name, FUNCTION, image_id, options.environment or "")
+    return Deployed(str(processor.ref), name, FUNCTION, image_id, options.environment)
 
 
 def container_of(processor: Processor, options: Options) -> dict[str, Any]:
