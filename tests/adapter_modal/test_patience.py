@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 
+import aiohttp
+import grpclib.exceptions
 import modal.exception
 import pytest
 
 from theory import errors
 from theory.testing.channel import RecordingChannel
 from theory_adapter_modal import faults, patience
-from theory_adapter_modal.patience import Patience, Stopped, drop, patiently, unless_stopped
+from theory_adapter_modal.patience import Patience, Stopped, drop, news_to, patiently, unless_stopped
 
 BROKEN = [
     modal.exception.ConnectionError("gone"),
@@ -20,6 +22,8 @@ BROKEN = [
     ConnectionRefusedError(111, "refused"),
     TimeoutError("late"),
     asyncio.TimeoutError("late"),
+    aiohttp.ServerDisconnectedError(),
+    grpclib.exceptions.StreamTerminatedError("cut"),
 ]
 FINAL = [
     modal.exception.AuthError("who"),
@@ -27,6 +31,7 @@ FINAL = [
     modal.exception.InvalidError("no"),
     modal.exception.PermissionDeniedError("no"),
     FileNotFoundError(2, "no such file", "/x"),
+    FileNotFoundError("no such file in the volume"),
     OSError(28, "no space left"),
     ValueError("ours"),
 ]
@@ -155,6 +160,11 @@ def test_what_comes_after_the_command_has_ended_does_not_count_as_its_time() -> 
         asyncio.run(unless_stopped(channel, collected()))
 
 
+@pytest.mark.parametrize("error", [*BROKEN, *FINAL[:4], errors.Retry("ours"), *FINAL[4:]], ids=named)
+def test_an_error_of_modals_is_told_from_a_bug_of_ours(error: Exception) -> None:
+    assert faults.is_of_modal(error) is (error in BROKEN or error in FINAL[:4])
+
+
 def test_a_cancellation_that_modals_client_loses_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "_HEARD_S", 0.01)
 
@@ -177,3 +187,20 @@ def test_a_cancellation_that_modals_client_loses_is_told_again(monkeypatch: pyte
         return [task.done() for task in tasks]
 
     assert asyncio.run(asyncio.wait_for(ended(), 60)) == [True, True, True]
+
+
+def test_who_waits_for_modal_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "_TOLD_S", -1.0)
+    monkeypatch.setattr(patience, "_FIRST_S", 0.001)
+    channel, errors_left = RecordingChannel(), [ConnectionError("gone")] * 6
+
+    async def ask() -> None:
+        if errors_left:
+            raise errors_left.pop()
+
+    async def run() -> None:
+        news_to(channel)
+        await asyncio.gather(patiently(ask), patiently(ask))
+
+    asyncio.run(run())
+    assert channel.output("stderr") == b"theory: Modal cannot be reached; still trying\n"

@@ -71,11 +71,12 @@ def execute(job: Job, workspace: Workspace, options: object, secrets: Secrets, c
     """
     from theory_adapter_modal import faults  # noqa: PLC0415 - describing needs none
     from theory_adapter_modal.account import Session, connected  # noqa: PLC0415 - as above
-    from theory_adapter_modal.patience import Stopped  # noqa: PLC0415 - as above
+    from theory_adapter_modal.patience import Stopped, news_to  # noqa: PLC0415 - as above
 
     chosen = cast("Options", options)
 
     async def work() -> Outcome:
+        news_to(channel)
         session = Session(await connected(channel), chosen.environment)
         return await _execute(job, workspace, chosen, secrets, channel, session)
 

@@ -19,7 +19,6 @@ NO_TOKEN = (
     "set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET, or modal token new; Modal does not know the present ones"  # noqa: S105 - a hint
 )
 _NO_CONNECTION = {
-    None,  # asyncio's, which tells of several addresses at once
     errno.EADDRNOTAVAIL,
     errno.ECONNABORTED,
     errno.ECONNREFUSED,
@@ -35,6 +34,11 @@ _NO_CONNECTION = {
     errno.ETIMEDOUT,
 }
 _AGAIN = "try again later; https://status.modal.com says how Modal is"
+_AWAY = f"{_AGAIN}; MODAL_SERVER_URL is to be unset, unless you have a server of your own"
+_NAMES = (
+    "look at MODAL_ENVIRONMENT and at the names in -o;"
+    " modal environment list and modal secret list show those that there are"
+)
 _LENGTH = 500  # characters of Modal's own words that an error has
 
 
@@ -58,10 +62,11 @@ def is_broken(error: BaseException) -> bool:
         error, (TimeoutError, asyncio.TimeoutError, ConnectionError, socket.gaierror, ssl.SSLError)
     ):
         return True
-    if isinstance(error, OSError):  # a socket's, not a file's
-        return error.filename is None and error.errno in _NO_CONNECTION
+    if isinstance(error, OSError) and _maker(error) == "builtins":  # a socket's, not a file's
+        is_plain = type(error) is OSError and error.errno is None  # asyncio's, of several addresses at once
+        return is_plain or (error.filename is None and error.errno in _NO_CONNECTION)
     # The client lets through some of what its transports raise (grpclib's StreamTerminatedError).
-    return _maker(error) in {"grpclib", "aiohttp"} and not isinstance(error, exception.Error)
+    return _maker(error) in {"grpclib", "aiohttp"}
 
 
 def is_of_modal(error: BaseException) -> bool:
@@ -109,13 +114,13 @@ def told(error: BaseException) -> errors.TheoryError:  # noqa: PLR0911 - a table
     if isinstance(error, exception.ImageBuildError):
         return errors.ImageBuildFailed(f"Modal could not build the image: {words}")
     if isinstance(error, exception.NotFoundError):
-        return errors.PluginFailed(f"Modal does not find it: {words}", hint="theory doctor says what it has")
+        return errors.PluginFailed(f"Modal does not find it: {words}", hint=_NAMES)
     if isinstance(error, (exception.InvalidError, exception.UnimplementedError)):
         return errors.PluginFailed(
             f"Modal refuses: {words}", hint="check the entry's runtime and the options"
         )
     if is_broken(error) or isinstance(error, (exception.InternalFailure, exception.ClientClosed)):
-        return errors.Retry(f"the connection to Modal broke: {words}", hint=_AGAIN)
+        return errors.Retry(f"the connection to Modal broke: {words}", hint=_AWAY)
     return errors.PluginFailed(f"Modal failed: {words}", hint=_AGAIN)
 
 

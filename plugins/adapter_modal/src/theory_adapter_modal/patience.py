@@ -7,8 +7,10 @@ reaches us as an exception, while what runs there runs on.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from theory import errors
@@ -20,11 +22,15 @@ if TYPE_CHECKING:
     from theory import Channel
 
 T = TypeVar("T")
+# Whose run it is: the many places that ask Modal something need not know.
+_news: ContextVar[News | None] = ContextVar("news", default=None)
 
 PATIENCE_S = 300.0  # that a connection may be away in one go
 # Between two tries: each is twice as long as the one before, less a random half.
 _FIRST_S, _LONGEST_S = 0.25, 10.0
 _CALM_S = 60.0  # what works for so long has recovered; a dead peer is found after 40 s (client 1.6)
+_TOLD_S, _TOLD_AGAIN_S = 5.0, 60.0  # of trouble, until the user is told, and is told again
+_ROOM, _REACH = ("had no room", "has no room"), ("could not be reached", "cannot be reached")
 _HEARD_S = 2.0  # after which a task that was cancelled is cancelled again
 _LOOK_S = 0.1  # how often a run looks whether it has been cancelled
 
@@ -39,6 +45,28 @@ class Stopped(Exception):
     def __init__(self, why: Literal["timeout", "cancelled"]) -> None:
         super().__init__(why)
         self.why = why
+
+
+class News:
+    """Tells a run's user of trouble with the connection, now and then.
+
+    Args:
+        channel: Of the run.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel, self._told = channel, -math.inf
+
+    def tell(self, words: str) -> None:
+        """Say it on stderr, unless something was said a moment ago: several questions may wait at once."""
+        if time.monotonic() - self._told > _TOLD_AGAIN_S:
+            self._told = time.monotonic()
+            self._channel.write("stderr", f"theory: {words}\n".encode())
+
+
+def news_to(channel: Channel) -> None:
+    """Let whatever is done from here on in this context tell this run's user of trouble."""
+    _news.set(News(channel))
 
 
 class Patience:
@@ -74,12 +102,14 @@ class Patience:
         if now - self._tried > _CALM_S:
             self.calm()
         self._since = now if self._since is None else self._since
+        had, has = _ROOM if is_throttled(error) else _REACH
         if now - self._since + self._pause_s > self._limit_s:
-            away = "has no room" if is_throttled(error) else "could not be reached"
             raise errors.Retry(
-                f"Modal {away} for {now - self._since:.0f} s: {words_of(error)}",
+                f"Modal {had} for {now - self._since:.0f} s: {words_of(error)}",
                 hint="try again later; https://status.modal.com says how Modal is",
             ) from error
+        if now - self._since > _TOLD_S and (news := _news.get()) is not None:
+            news.tell(f"Modal {has}; still trying")
         await asyncio.sleep(self._pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
         self._pause_s = min(2 * self._pause_s, _LONGEST_S)
         self._tried = self._clock()
