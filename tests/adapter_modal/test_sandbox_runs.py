@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from typing import TYPE_CHECKING
@@ -30,7 +31,8 @@ def sandboxes(emulator: Handle, tmp_path: Path) -> Sandboxes:
 
 
 def test_what_a_run_asks_of_modal_is_what_its_entry_says(emulator: Handle, sandboxes: Sandboxes) -> None:
-    ran = sandboxes.run("print('hi')", runtime=Runtime(cpu=0.5, memory=256, timeout=9))
+    job = sandboxes.job("print('hi')", runtime=Runtime(cpu=0.5, memory=256, timeout=9))
+    ran = sandboxes.start(dataclasses.replace(job, plan="Team ä")).within(60.0)
     assert (ran.outcome.ended, ran.outcome.exit_code) == ("exit", 0), str(ran)
     (made,) = emulator.requests("SandboxCreateV2")
     asked = made["request"]["definition"]
@@ -41,6 +43,7 @@ def test_what_a_run_asks_of_modal_is_what_its_entry_says(emulator: Handle, sandb
     assert {tag["tag_name"]: tag["tag_value"] for tag in made["request"]["tags"]} == {
         "theory.execution": ran.job.execution_id,
         "theory.ref": "contract.steps.1",
+        "theory.plan": "Team---18518279",
     }
     assert asked["idle_timeout_secs"] == 600
     assert (ran.outcome.cost_micro_usd or 0) > 0

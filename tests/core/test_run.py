@@ -132,6 +132,14 @@ ENDINGS = {
 }
 
 
+def test_an_adapter_learns_whose_plan_pays(tmp_path: Path) -> None:
+    fake = Fake()
+    with house(tmp_path, fake) as runner:
+        runner.ledger.create_plan("team-a", 10)
+        good(runner.run("test/thing@1", plan="team-a"))
+    assert [call.job.plan for call in fake.calls] == ["team-a"]
+
+
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_every_reservation_is_closed_once_however_the_adapter_ends(tmp_path: Path, ending: str) -> None:
     act, code, charged = ENDINGS[ending]

@@ -213,7 +213,7 @@ class Runner(Home):
             admission.image,
             document,
             artifacts,
-            seed=request.seed,
+            request=request,
             secrets=admission.secrets,
             pretends=adapter.info.pretends,
         )

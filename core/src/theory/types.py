@@ -156,6 +156,7 @@ class Job(Record):
     seed: int  # 0 … 2^53-1
     memo_key: str
     environment: Mapping[str, str]  # what every adapter sets; it adds PATH, HOME and TMPDIR
+    plan: str = ""  # whose budget pays, for an adapter that can tell its own bills apart
 
     @property
     def env_fingerprint(self) -> str:

@@ -57,11 +57,12 @@ def plan_job(
     inputs: JsonObject,
     artifacts: tuple[Artifact, ...],
     *,
-    seed: int,
+    request: Request,
     secrets: Iterable[str],
     pretends: bool,
 ) -> tuple[Job, bytes]:
     """The job, and the canonical preimage of its memo key for those who ask later why it differs."""
+    seed = request.seed
     document = wire.preimage_document(processor, image, inputs, seed, secrets, pretends=pretends)
     spelled = {key: (_spelled if key in _SCHEMAS else canonical)(value) for key, value in document.items()}
     preimage = canonical_object(spelled)
@@ -74,6 +75,7 @@ def plan_job(
         seed=seed,
         memo_key=memo_key(preimage),
         environment=_environment(execution_id, processor, seed),
+        plan=request.plan,
     )
     return job, preimage
 
@@ -89,7 +91,7 @@ def ran_as(prepared: Prepared, image: Image | None) -> Prepared:
         image,
         job.inputs,
         job.artifacts,
-        seed=job.seed,
+        request=prepared.request,
         secrets=prepared.admission.secrets,
         pretends=prepared.adapter.info.pretends,
     )

@@ -213,7 +213,7 @@ def _planned(home: Home, request: Request) -> Work:
         admission.image,
         document,
         artifacts,
-        seed=request.seed,
+        request=request,
         secrets=admission.secrets,
         pretends=adapter.info.pretends,
     )
@@ -317,17 +317,7 @@ def _notes(home: Home, a: Work | None, b: Work) -> Iterator[str]:
     if a is None:
         yield f"no former execution of {b.ref} is there to compare it with"
     for work in filter(None, (a, b)):
-        who = work.execution_id or "this request"
-        if work.status == "failure":
-            yield f"{who} failed, and only successes are remembered"
-        elif work.memo == "off" and work.preimage.get("determinism") == "nondeterministic":
-            yield f"{who} does not use the memo: {work.ref} is nondeterministic, and --memo was not given"
-        elif work.memo == "off":
-            yield f"{who} does not use the memo: --no-memo"
-        elif work.memo == "hit" and work.execution_id:
-            yield f"{who} was served from the memo"
-        elif str(work.preimage.get("image_id")).startswith(PASSING):
-            yield f"no other run can be served what {who} made: {_UNPINNED}"
+        yield from _use_of_memo(work, work.execution_id or "this request")
     if a is not None and a.memo_key != b.memo_key and b.execution_id:
         return
     if home.store.memo_get(b.memo_key) is None:
@@ -336,3 +326,16 @@ def _notes(home: Home, a: Work | None, b: Work) -> Iterator[str]:
         yield "the memo has a record of this key that cannot be served: its outputs are gone or damaged"
     else:
         yield "the memo has a record of this key"
+
+
+def _use_of_memo(work: Work, who: str) -> Iterator[str]:
+    if work.status == "failure":
+        yield f"{who} failed, and only successes are remembered"
+    elif work.memo == "off" and work.preimage.get("determinism") == "nondeterministic":
+        yield f"{who} does not use the memo: {work.ref} is nondeterministic, and --memo was not given"
+    elif work.memo == "off":
+        yield f"{who} does not use the memo: --no-memo"
+    elif work.memo == "hit" and work.execution_id:
+        yield f"{who} was served from the memo"
+    elif str(work.preimage.get("image_id")).startswith(PASSING):
+        yield f"no other run can be served what {who} made: {_UNPINNED}"

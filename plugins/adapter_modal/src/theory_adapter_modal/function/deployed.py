@@ -15,6 +15,7 @@ from theory_adapter_modal.function.shipped import BOX, SHIM, shim
 from theory_adapter_modal.images import PLATFORM, build, image_for
 from theory_adapter_modal.resources import resources_of
 from theory_adapter_modal.secrets import names_in, secrets_for
+from theory_adapter_modal.tags import tag_of_ref
 
 if TYPE_CHECKING:
     import modal
@@ -29,7 +30,6 @@ LONG_S = 3600  # a command that may take longer needs Modal's longest timeout
 DAY_S = 86_400  # Modal's longest timeout of a call. Source: https://modal.com/docs/guide/timeouts
 _DIGITS = 12  # of the name's digest: 48 bits
 _STUB_LENGTH = 48  # Modal takes 64 characters for a name
-_TAG_LENGTH = 63  # of a tag's value, which may have letters, digits, dashes, dots and underscores
 _KNOWN_S = 60.0  # how long a function that was found is not looked for again
 _known: dict[tuple[int, str, str], tuple[float, modal.Function[..., Any, Any]]] = {}
 
@@ -141,8 +141,7 @@ async def deploy(processor: Processor, options: Options, client: modal.Client, c
         )
     name = app_name(processor, options)
     kept = await secrets_for(processor, _none(), options, client) if options.secret else []
-    ref = processor.ref
-    tags = {"theory.ref": f"{ref.namespace}-{ref.name}-v{ref.version}"[:_TAG_LENGTH]}
+    tags = {"theory.ref": tag_of_ref(processor.ref)}
     builder = await modal.App.lookup.aio(
         name, create_if_missing=True, environment_name=options.environment, client=client
     )

@@ -11,6 +11,7 @@ from theory_adapter_modal.faults import is_broken, words_of
 from theory_adapter_modal.patience import Patience, patiently
 from theory_adapter_modal.resources import resources_of, whole_seconds
 from theory_adapter_modal.sandbox.orphans import end_by_name
+from theory_adapter_modal.tags import tags_of
 
 if TYPE_CHECKING:
     import modal
@@ -84,17 +85,14 @@ async def create(work: Work, image: modal.Image, *, keep_alive: bool) -> modal.S
 async def _ask_for_one(work: Work, image: modal.Image, *, keep_alive: bool) -> modal.Sandbox:
     import modal  # noqa: PLC0415 - only where the adapter runs
 
-    runtime, options, ref = work.job.processor.runtime, work.options, work.job.processor.ref
+    runtime, options = work.job.processor.runtime, work.options
     life_s = min(MOST_LIFE_S, whole_seconds(runtime.timeout) + options.startup + _FILES_S)
     return await modal.Sandbox.create.aio(
         # Whatever the image would run by itself is not run. Without `sleep` in it, Modal's own way to wait.
         *(("sleep", str(life_s)) if keep_alive else ()),
         app=await app(APP, work.session),
         name=work.name,
-        tags={
-            "theory.execution": work.job.execution_id,
-            "theory.ref": f"{ref.namespace}.{ref.name}.{ref.version}",
-        },
+        tags=tags_of(work.job),
         image=image,
         timeout=life_s,
         idle_timeout=_IDLE_S,
