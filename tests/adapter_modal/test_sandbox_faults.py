@@ -43,6 +43,16 @@ def living(emulator: Handle) -> list[str]:
     return [one["name"] for one in emulator.shown("sandboxes") if one["alive"]]
 
 
+@pytest.mark.parametrize("method", ["SandboxWaitV2", "WorkspaceBillingRates", "WorkspaceNameLookup"])
+def test_what_a_job_can_do_without_may_be_missing_at_modal(
+    emulator: Handle, sandboxes: Sandboxes, method: str
+) -> None:
+    emulator.fault(method, "status", status="UNIMPLEMENTED", times=1000)
+    ran = sandboxes.run("print('hi'); open('/job/out/a.txt', 'w').write('done')")
+    assert (ran.outcome.exit_code, ran.outputs()) == (0, {"a.txt": b"done"}), str(ran)
+    emulator.calm()
+
+
 @pytest.mark.parametrize("doors", [(), ("router",)], ids=["everything", "router alone"])
 def test_no_line_is_lost_or_doubled_when_the_connection_is_away(
     emulator: Handle, sandboxes: Sandboxes, doors: tuple[str, ...]
