@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from adapter_modal.deployments import Bench, Seen
 from adapter_modal.gate import Gate
 from modal_emulator.handle import Handle, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture(scope="session")
@@ -65,3 +67,30 @@ def gate() -> Iterator[Gate]:
     """Where code in a container waits for the test."""
     with Gate() as gate:
         yield gate
+
+
+@pytest.fixture(scope="module")
+def serving(modal_server: Handle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Handle]:
+    """One function that serves all tests of a module: what a job runs stands in the call."""
+    with pytest.MonkeyPatch.context() as patch:
+        _point_to(modal_server, patch)
+        bench = Bench(tmp_path_factory.mktemp("serving"))
+        bench.deployed(bench.script("true"))
+        yield modal_server
+        _end(modal_server)
+
+
+@pytest.fixture
+def seen(serving: Handle) -> Iterator[Seen]:
+    """The emulator with that function in it, and what a test asks of it."""
+    seen = Seen(serving)
+    yield seen
+    serving.calm()
+    assert not serving.unknown()
+    assert not [line for line in seen.requests() if line["status"] == "BUG"]
+
+
+@pytest.fixture
+def bench(seen: Seen, tmp_path: Path) -> Bench:  # noqa: ARG001 - in whose environment it works
+    """Makes jobs for that function."""
+    return Bench(tmp_path)

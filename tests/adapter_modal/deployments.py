@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from modal_emulator.handle import Handle
     from theory import JsonObject, Outcome
 
 LONG_S = 90.0  # for what takes a second on a machine that does nothing else
@@ -123,9 +125,43 @@ class Bench:
         return channel, Later(lambda: self.run(processor, options, channel=channel, **job))
 
 
+class Seen:
+    """The emulator, and what was asked of it since this test began."""
+
+    def __init__(self, handle: Handle) -> None:
+        self.handle = handle
+        self._before = len(handle.requests())
+
+    def requests(self, *methods: str) -> list[dict[str, Any]]:
+        """The log of this test."""
+        lines = self.handle.requests()[self._before :]
+        return [line for line in lines if not methods or line["method"] in methods]
+
+    @property
+    def calls(self) -> int:
+        """How many calls Modal took."""
+        return sum(line["status"] == "OK" for line in self.requests("FunctionMap"))
+
+
+def call_of(bench: Bench, execution_id: str) -> str:
+    """The call that a job waits for."""
+    return str(json.loads((bench.folder / execution_id / "state" / "call.json").read_text())["call"])
+
+
+def busy(seen: Seen, bench: Bench, execution_id: str) -> str:
+    """The container that runs a job."""
+    call = call_of(bench, execution_id)
+    return str(next(one["id"] for one in seen.handle.shown("containers") if call in one["calls"]))
+
+
+def hears(channel: RecordingChannel, word: bytes) -> None:
+    """Wait until the command has said a word."""
+    channel.wait_for(lambda: word in channel.output("stdout"), LONG_S)
+
+
 def with_runtime(processor: Processor, **changes: Any) -> Processor:
     """The entry with another runtime."""
     return replace(processor, runtime=replace(processor.runtime, **changes))
 
 
-__all__ = ["FUNCTION", "LONG_S", "Bench", "Run", "with_runtime"]
+__all__ = ["FUNCTION", "LONG_S", "Bench", "Run", "Seen", "busy", "call_of", "hears", "with_runtime"]

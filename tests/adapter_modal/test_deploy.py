@@ -101,6 +101,21 @@ def test_a_run_uses_what_is_deployed_and_a_changed_entry_gets_a_sandbox_and_a_no
     assert any("theory modal deploy acme/tool@1" in text for text in heard)
 
 
+@pytest.mark.parametrize(("kind", "spent"), [("after", 500), ("status", 0)], ids=["unknown", "refused"])
+def test_a_call_that_nobody_knows_of_is_charged_and_one_that_was_refused_is_not(
+    emulator: Handle, registry: Path, monkeypatch: pytest.MonkeyPatch, kind: str, spent: int
+) -> None:
+    monkeypatch.setenv("THEORY_REGISTRY", str(registry))
+    deployed(registry)
+    status = "UNAVAILABLE" if kind == "after" else "INVALID_ARGUMENT"
+    emulator.fault("FunctionMap", kind, status=status, times=4)
+    with Runner() as runner:
+        envelope = runner.run("acme/tool@1", adapter="modal", memo="off", reserve_micro_usd=500)
+        plan = runner.ledger.plan("default")
+    assert envelope.status == "error"
+    assert (plan.spent_micro_usd, plan.reserved_micro_usd) == (spent, 0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "said"),
     [

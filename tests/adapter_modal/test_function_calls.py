@@ -7,80 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from adapter_modal.deployments import LONG_S, Bench, with_runtime
+from adapter_modal.deployments import LONG_S, Bench, Seen, busy, call_of, hears, with_runtime
 from theory import errors
 from theory.types import SecretNeeds
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from modal_emulator.handle import Handle
-    from theory.testing.channel import RecordingChannel
-
-
-class Seen:
-    """The emulator, and what was asked of it since this test began."""
-
-    def __init__(self, handle: Handle) -> None:
-        self.handle = handle
-        self._before = len(handle.requests())
-
-    def requests(self, *methods: str) -> list[dict[str, Any]]:
-        """The log of this test."""
-        lines = self.handle.requests()[self._before :]
-        return [line for line in lines if not methods or line["method"] in methods]
-
-    @property
-    def calls(self) -> int:
-        """How many calls Modal took."""
-        return sum(line["status"] == "OK" for line in self.requests("FunctionMap"))
-
-
-@pytest.fixture(scope="module")
-def deployed(modal_server: Handle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Handle]:
-    """One function that serves all tests: what a job runs stands in the call."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**modal_server.environ, "MODAL_ENABLED": "True"}.items():
-            patch.setenv(name, value)
-        modal_server.reset()
-        bench = Bench(tmp_path_factory.mktemp("deployed"))
-        bench.deployed(bench.script("true"))
-        yield modal_server
-        modal_server.reset()
-
-
-@pytest.fixture
-def emulator(deployed: Handle) -> Iterator[Seen]:
-    seen = Seen(deployed)
-    yield seen
-    deployed.calm()
-    assert not deployed.unknown()
-    assert not [line for line in seen.requests() if line["status"] == "BUG"]
-
-
-@pytest.fixture
-def bench(emulator: Seen, tmp_path: Path) -> Bench:  # noqa: ARG001 - in whose environment it works
-    return Bench(tmp_path)
-
-
-def call_of(bench: Bench, execution_id: str) -> str:
-    """The call that a job waits for."""
-    return str(json.loads((bench.folder / execution_id / "state" / "call.json").read_text())["call"])
-
-
-def busy(emulator: Seen, bench: Bench, execution_id: str) -> str:
-    """The container that runs a job."""
-    call = call_of(bench, execution_id)
-    return str(next(one["id"] for one in emulator.handle.shown("containers") if call in one["calls"]))
-
-
-def hears(channel: RecordingChannel, word: bytes) -> None:
-    channel.wait_for(lambda: word in channel.output("stdout"), LONG_S)
 
 
 def test_a_job_runs_in_its_function_and_the_next_one_sees_nothing_of_it(bench: Bench) -> None:
@@ -98,7 +30,7 @@ def test_a_job_runs_in_its_function_and_the_next_one_sees_nothing_of_it(bench: B
 
 
 def test_the_calls_id_is_durable_while_it_is_waited_for_and_gone_once_it_is_cancelled(
-    emulator: Seen, bench: Bench
+    seen: Seen, bench: Bench
 ) -> None:
     record = bench.folder / "0190-durable" / "state" / "call.json"
     channel, later = bench.begin(bench.script("echo on; sleep 60"), execution_id="0190-durable")
@@ -108,7 +40,7 @@ def test_the_calls_id_is_durable_while_it_is_waited_for_and_gone_once_it_is_canc
     ended = later.within(LONG_S)
     assert (ended.outcome.ended, ended.outcome.exit_code) == ("cancelled", None)
     assert not record.exists()
-    (line,) = emulator.requests("FunctionCallCancel")
+    (line,) = seen.requests("FunctionCallCancel")
     assert line["request"] == {"function_call_id": known, "terminate_containers": True}
 
 
@@ -123,71 +55,71 @@ def test_a_job_that_takes_too_long_ends_as_a_timeout_with_its_log(bench: Bench) 
     ("doors", "how"), [(("server",), "refuse"), (("server",), "hole")], ids=["refused", "no answer"]
 )
 def test_a_lost_connection_loses_and_doubles_nothing(
-    emulator: Seen, bench: Bench, doors: tuple[str, ...], how: str
+    seen: Seen, bench: Bench, doors: tuple[str, ...], how: str
 ) -> None:
     script = "for i in 1 2 3 4 5 6 7 8; do echo $i; echo $i >&2; sleep 0.3; done; echo out > /job/out/a"
     entry = bench.script(script)
     channel, later = bench.begin(entry)
     hears(channel, b"1\n")
-    emulator.handle.cut(1.5, *doors, how=how)
+    seen.handle.cut(1.5, *doors, how=how)
     ended = later.within(LONG_S)
     numbers = b"".join(b"%d\n" % number for number in range(1, 9))
     assert ended.outcome.exit_code == 0
     assert channel.output("stdout") == channel.output("stderr") == numbers
-    assert emulator.calls == 1
+    assert seen.calls == 1
 
 
-def test_modal_that_is_asked_too_often_is_asked_again(emulator: Seen, bench: Bench) -> None:
+def test_modal_that_is_asked_too_often_is_asked_again(seen: Seen, bench: Bench) -> None:
     entry = bench.script("true")
-    emulator.handle.fault("FunctionMap", "status", status="RESOURCE_EXHAUSTED", times=2)
-    emulator.handle.fault("FunctionGetOutputs", "status", status="UNAVAILABLE", times=6)
+    seen.handle.fault("FunctionMap", "status", status="RESOURCE_EXHAUSTED", times=2)
+    seen.handle.fault("FunctionGetOutputs", "status", status="UNAVAILABLE", times=6)
     assert bench.run(entry).outcome.exit_code == 0
-    assert emulator.calls == 1
+    assert seen.calls == 1
 
 
-def test_a_call_whose_acceptance_nobody_knows_is_not_made_twice(emulator: Seen, bench: Bench) -> None:
+def test_a_call_whose_acceptance_nobody_knows_is_not_made_twice(seen: Seen, bench: Bench) -> None:
     entry = bench.script("true")
-    emulator.handle.fault("FunctionMap", "status", status="UNAVAILABLE", times=20)
+    seen.handle.fault("FunctionMap", "status", status="UNAVAILABLE", times=20)
     with pytest.raises(errors.Retry, match="Modal did not answer whether it took the call"):
         bench.run(entry)
-    assert len({line["key"] for line in emulator.requests("FunctionMap")}) == 1
+    assert len({line["key"] for line in seen.requests("FunctionMap")}) == 1
 
 
-def test_a_lost_container_means_another_run_and_a_note_and_one_result(emulator: Seen, bench: Bench) -> None:
+def test_a_lost_container_means_another_run_and_a_note_and_one_result(seen: Seen, bench: Bench) -> None:
     entry = bench.script("echo on; sleep 2; echo end > /job/out/a")
     channel, later = bench.begin(entry, execution_id="0190-lost")
     hears(channel, b"on")
-    emulator.handle.kill("crash", container=busy(emulator, bench, "0190-lost"))
+    seen.handle.kill("crash", container=busy(seen, bench, "0190-lost"))
     ended = later.within(LONG_S)
     assert ended.outcome.exit_code == 0
     assert ended.out.joinpath("a").read_text() == "end\n"
     assert channel.output("stdout") == b"on\non\n"
     assert b"runs the command again" in channel.output("stderr")
-    assert emulator.calls == 1
+    assert seen.calls == 1
 
 
-def test_a_call_that_is_delivered_twice_has_one_result(emulator: Seen, bench: Bench) -> None:
+def test_a_call_that_is_delivered_twice_has_one_result(seen: Seen, bench: Bench) -> None:
     channel, later = bench.begin(
         bench.script("echo on; sleep 2; echo end > /job/out/a"), execution_id="0190-twice"
     )
     hears(channel, b"on")
-    emulator.handle.redeliver(call_of(bench, "0190-twice"))
+    seen.handle.redeliver(call_of(bench, "0190-twice"))
     ended = later.within(LONG_S)
     assert ended.outcome.exit_code == 0
     assert ended.out.joinpath("a").read_text() == "end\n"
-    assert emulator.calls == 1
+    assert seen.calls == 1
 
 
 def test_a_container_that_modal_gives_up_is_a_retry_and_leaves_no_call_to_wait_for(
-    emulator: Seen, bench: Bench
+    seen: Seen, bench: Bench
 ) -> None:
-    emulator.handle.settings(crash_retries=0)
+    seen.handle.settings(crash_retries=0)
     channel, later = bench.begin(bench.script("echo on; sleep 60"), execution_id="0190-given-up")
     hears(channel, b"on")
-    emulator.handle.kill("crash", container=busy(emulator, bench, "0190-given-up"))
+    seen.handle.kill("crash", container=busy(seen, bench, "0190-given-up"))
     with pytest.raises(errors.Retry, match="the container of acme/tool@1 on Modal ended"):
         later.within(LONG_S)
-    emulator.handle.settings(crash_retries=3)
+    seen.handle.settings(crash_retries=3)
     assert not (bench.folder / "0190-given-up" / "state" / "call.json").exists()
 
 
@@ -200,21 +132,19 @@ def test_an_exception_in_the_program_that_serves_is_told_in_words(
         bench.run(entry)
 
 
-def test_secrets_from_here_go_as_a_secret_of_modals_and_stand_in_no_call(
-    emulator: Seen, bench: Bench
-) -> None:
+def test_secrets_from_here_go_as_a_secret_of_modals_and_stand_in_no_call(seen: Seen, bench: Bench) -> None:
     entry = bench.script("echo ${A_KEY}; test $A_KEY = hunter22", secrets=SecretNeeds(required=("A_KEY",)))
     runs = [bench.run(entry, secrets={"A_KEY": "hunter22"}) for _ in range(2)]
     assert [run.outcome.exit_code for run in runs] == [0, 0]
     assert runs[0].channel.output("stdout") == b"***\n"
-    assert len({line["request"]["function_id"] for line in emulator.requests("FunctionMap")}) == 1
-    for line in emulator.requests():
+    assert len({line["request"]["function_id"] for line in seen.requests("FunctionMap")}) == 1
+    for line in seen.requests():
         if line["method"] != "SecretGetOrCreate":
             assert "hunter22" not in json.dumps(line)
-    assert "hunter22" not in json.dumps(emulator.requests("FunctionMap"))
+    assert "hunter22" not in json.dumps(seen.requests("FunctionMap"))
 
 
-def test_files_that_are_too_large_for_a_document_come_and_go_in_pieces(emulator: Seen, bench: Bench) -> None:
+def test_files_that_are_too_large_for_a_document_come_and_go_in_pieces(seen: Seen, bench: Bench) -> None:
     entry = bench.script(
         "cp /artifacts/inputs/*/big /job/out/; echo small > /job/out/small;"
         " head -c 3000000 /dev/zero | tr '\\0' 'x'; echo"
@@ -225,7 +155,7 @@ def test_files_that_are_too_large_for_a_document_come_and_go_in_pieces(emulator:
     assert ended.out.joinpath("big").read_bytes() == data
     assert ended.out.joinpath("small").read_bytes() == b"small\n"
     assert ended.channel.output("stdout") == b"x" * 3_000_000 + b"\n"
-    assert emulator.requests("VolumeRemoveFile2", "VolumeRemoveFile")
+    assert seen.requests("VolumeRemoveFile2", "VolumeRemoveFile")
 
 
 CALLER = """
@@ -238,7 +168,7 @@ bench.run(entry, execution_id=sys.argv[3])
 """
 
 
-def test_who_was_killed_finds_its_call_again_and_starts_no_other(emulator: Seen, bench: Bench) -> None:
+def test_who_was_killed_finds_its_call_again_and_starts_no_other(seen: Seen, bench: Bench) -> None:
     script = "echo on; sleep 2; echo end > /job/out/a"
     entry = bench.script(script)
     record = bench.folder / "0190-killed" / "state" / "call.json"
@@ -249,7 +179,7 @@ def test_who_was_killed_finds_its_call_again_and_starts_no_other(emulator: Seen,
     )
     assert caller.stdout
     while not record.is_file() and caller.poll() is None:
-        emulator.handle.shown("calls")
+        seen.handle.shown("calls")
     caller.send_signal(signal.SIGKILL)
     caller.communicate()
     assert record.is_file()
@@ -257,32 +187,32 @@ def test_who_was_killed_finds_its_call_again_and_starts_no_other(emulator: Seen,
     assert ended.outcome.exit_code == 0
     assert ended.out.joinpath("a").read_text() == "end\n"
     assert ended.channel.output("stdout") == b"on\n"
-    assert emulator.calls == 1
+    assert seen.calls == 1
 
 
-def test_a_result_that_modal_no_longer_keeps_is_made_again(emulator: Seen, bench: Bench) -> None:
+def test_a_result_that_modal_no_longer_keeps_is_made_again(seen: Seen, bench: Bench) -> None:
     entry = bench.script("echo end > /job/out/a")
     bench.run(entry, execution_id="0190-expired")
-    emulator.handle.expire(call_of(bench, "0190-expired"))
+    seen.handle.expire(call_of(bench, "0190-expired"))
     ended = bench.run(entry, execution_id="0190-expired")
     assert ended.out.joinpath("a").read_text() == "end\n"
-    assert emulator.calls == 2
+    assert seen.calls == 2
 
 
-def test_a_function_that_is_not_deployed_is_not_run(emulator: Seen, bench: Bench) -> None:
+def test_a_function_that_is_not_deployed_is_not_run(seen: Seen, bench: Bench) -> None:
     changed = with_runtime(bench.script("true"), memory=600)
     with pytest.raises(errors.Unsupported, match="no function of acme/tool@1, as it is now, is") as refused:
         bench.run(changed)
     assert "theory modal deploy acme/tool@1" in refused.value.hint
-    assert not emulator.requests("FunctionMap")
+    assert not seen.requests("FunctionMap")
 
 
-def test_many_jobs_at_once_are_a_thread_each_and_one_log_stream(emulator: Seen, bench: Bench) -> None:
-    emulator.handle.settings(most_containers=4)
+def test_many_jobs_at_once_are_a_thread_each_and_one_log_stream(seen: Seen, bench: Bench) -> None:
+    seen.handle.settings(most_containers=4)
     entry = bench.script("echo on; sleep 0.6")
     begun = [bench.begin(entry) for _ in range(12)]
     for _, later in begun:
         assert later.within(LONG_S).outcome.exit_code == 0
-    assert emulator.calls == 12
-    assert len(emulator.requests("AppGetLogs")) <= 2
+    assert seen.calls == 12
+    assert len(seen.requests("AppGetLogs")) <= 2
     assert {channel.output("stdout") for channel, _ in begun} == {b"on\n"}

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import queue
+import threading
+from contextlib import suppress
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from theory.testing.channel import RecordingChannel
+from theory_adapter_modal.function import log
 from theory_adapter_modal.function.log import hear
 from theory_adapter_modal.function.told import NOTE, Told
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 JOB = "0190-a"
 
@@ -88,3 +99,100 @@ def test_a_piece_that_came_too_early_tells_that_something_is_missing() -> None:
     assert told.lacks
     told.take("a.1", '0 b ""')
     assert not told.lacks
+
+
+def test_what_waits_for_its_lines_end_is_bounded_and_what_still_comes_is_kept() -> None:
+    channel, begun = RecordingChannel(), dict[object, str]()
+    told = Told(channel)
+    text = live(f"{JOB}.1", pieces(["whole" * 100]))
+    hear({JOB: told}, begun, text[:20], "busy")
+    for number in range(1000):
+        hear({JOB: told}, begun, "ended in the middle of a", number)
+        hear({JOB: told}, begun, text[20 + number : 21 + number], "busy")
+    for part in (f"theory-log {JOB}", '.1 2 o " and more"\n'):
+        hear({JOB: told}, begun, part, "new")
+    told.pass_on()
+    assert channel.output("stdout") == b"whole" * 100 + b" and more"
+    assert len(begun) <= log._MOST_BEGUN  # noqa: SLF001 - a bound
+    hear({JOB: told}, begun, "x" * log._MOST_LINE, "long")  # noqa: SLF001 - a bound
+    assert "long" not in begun
+
+
+@pytest.mark.parametrize(
+    "text", ["9" * 5000, "[" * 100_000, "1" * 5000, '"\\ud800"'], ids=lambda text: text[:9]
+)
+def test_a_piece_that_cannot_be_read_is_left_out(text: str) -> None:
+    channel = RecordingChannel()
+    Told(channel).complete("a.1", ['0 b ""', f"{text} o {text}", f"1 o {text}", '2 o "next"'])
+    assert channel.output("stdout") == b"next"
+
+
+# ---------------------------------------------------------------- listeners
+
+
+class Silent:
+    """A function whose log says what a test puts into it."""
+
+    object_id = "fu-silent"
+
+    def __init__(self) -> None:
+        self.logs = SimpleNamespace(stream=SimpleNamespace(aio=self._stream))
+        self.says: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.listens = threading.Event()
+
+    async def _stream(self) -> AsyncIterator[SimpleNamespace]:
+        self.listens.set()
+        while True:
+            with suppress(queue.Empty):
+                yield SimpleNamespace(message=self.says.get_nowait(), context_ids=[])
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def listeners(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, str], log.Listener]:
+    known: dict[tuple[int, str], log.Listener] = {}
+    monkeypatch.setattr(log, "_listeners", known)
+    monkeypatch.setattr(log, "_LINGER_S", 0.0)
+    return known
+
+
+def joined(function: Silent, execution_id: str, told: Told, *, begin: bool) -> bool:
+    return log.join(cast("Any", function), cast("Any", function.object_id), execution_id, told, begin=begin)
+
+
+def test_a_listener_that_died_is_replaced_and_its_jobs_move_over(
+    listeners: dict[tuple[int, str], log.Listener],
+) -> None:
+    channels = [RecordingChannel(), RecordingChannel()]
+    tolds = [Told(channel) for channel in channels]
+    function = Silent()
+    key = (id(function.object_id), function.object_id)
+    dead = log.Listener(key, cast("Any", function))
+    dead.run = lambda: None  # type: ignore[method-assign]  # as where it could not go on
+    dead.add("a", tolds[0])
+    dead.start()
+    dead.join()
+    listeners[key] = dead
+    assert joined(function, "b", tolds[1], begin=False)
+    assert function.listens.wait(60)
+    assert listeners[key] is not dead
+    for name in "ab":
+        function.says.put(live(f"{name}.1", pieces([name])))
+    for channel, told in zip(channels, tolds, strict=True):
+        while not channel.output("stdout"):
+            told.pass_on()
+    assert [channel.output("stdout") for channel in channels] == [b"a", b"b"]
+    log.leave("a")
+    log.leave("b")
+    listeners[key].join(60)
+
+
+def test_a_job_that_no_thread_can_listen_for_does_without(
+    listeners: dict[tuple[int, str], log.Listener], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(log.Listener, "start", refuse)
+    assert not joined(Silent(), "a", Told(RecordingChannel()), begin=True)
+    assert not listeners

@@ -17,7 +17,7 @@ from adapter_modal.deployments import Bench
 from theory import errors, tree_of
 from theory.testing.channel import RecordingChannel
 from theory.types import ImageSource
-from theory_adapter_local.images.find import source_of
+from theory_adapter_local.images.source import source_of
 from theory_adapter_local.options import Options as LocalOptions
 from theory_adapter_modal.account import client
 from theory_adapter_modal.images import build, identify_image, image_for, image_that_ran

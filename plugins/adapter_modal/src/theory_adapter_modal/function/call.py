@@ -184,6 +184,7 @@ class Call:
         call = modal.FunctionCall.from_id(known[0], client=self._client)
         if known[1]:
             return call
+        self._has_files = True
         await self._cancel(call, time.monotonic() + _CANCEL_S)  # of the entry or inputs as they were then
         return None
 

@@ -200,7 +200,6 @@ async def lines_of(log: dict[str, Any], transfer: Transfer, scratch: Path) -> As
 def _after_fork() -> None:
     global _lock  # noqa: PLW0603 - the parent's may be held by a thread that is not in the child
     _lock = threading.Lock()
-    _listeners.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -6,7 +6,6 @@ Modal keeps containers for each such set by itself, so the jobs of this process 
 from __future__ import annotations
 
 import asyncio
-import os
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,8 @@ if TYPE_CHECKING:
     from theory_adapter_modal.options import Options
 
 _LOOK_S = 0.02  # how often a job looks whether another one has made it
-# The client itself is in the key, so that no other one gets its id while this is known.
+# The client itself is in the key: no other one gets its id while this is known. A child after a fork has a
+# client of its own, so that it waits for no thread of its parent.
 _made: dict[tuple[object, ...], Future[modal.Function[..., Any, Any]]] = {}
 
 
@@ -68,7 +68,3 @@ def forget_variants(function: modal.Function[..., Any, Any]) -> None:
     """Make the variants of a function anew the next time: Modal has no such function any more."""
     for key in [key for key in tuple(_made) if function.object_id in key]:
         _made.pop(key, None)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_made.clear)  # who makes one is not in the child
