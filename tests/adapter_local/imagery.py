@@ -10,7 +10,9 @@ from theory import tree_of
 from theory.testing.channel import Later, RecordingChannel
 from theory.types import Image, ImageSource, Job, Processor, Ref, Runtime, SecretNeeds
 from theory_adapter_local.engine.client import Refused
-from theory_adapter_local.images.find import CONTEXT_LABEL, Ready, identify_image, ready_image, source_of
+from theory_adapter_local.images.find import Ready, identify_image, ready_image
+from theory_adapter_local.images.here import CONTEXT_LABEL
+from theory_adapter_local.images.source import source_of
 from theory_adapter_local.options import Options
 
 if TYPE_CHECKING:

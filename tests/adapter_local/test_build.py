@@ -18,8 +18,9 @@ from theory.testing.channel import RecordingChannel
 from theory_adapter_local.cancelled import Cancelled
 from theory_adapter_local.images.build import Log
 from theory_adapter_local.images.context import archive_of, copy_context
-from theory_adapter_local.images.find import platform_of, source_of
+from theory_adapter_local.images.here import platform_of
 from theory_adapter_local.images.lock import locked
+from theory_adapter_local.images.source import source_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

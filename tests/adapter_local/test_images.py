@@ -14,7 +14,7 @@ from adapter_local.registry import Registry
 from theory import ImageName, errors
 from theory.testing.channel import RecordingChannel
 from theory_adapter_local.cancelled import Cancelled
-from theory_adapter_local.images.find import platform_of
+from theory_adapter_local.images.here import platform_of
 from theory_adapter_local.images.pull import Progress, refusal
 
 if TYPE_CHECKING:

@@ -14,19 +14,12 @@ from theory import ImageName, bases_of, errors
 from theory_adapter_local.engine.client import Refused
 from theory_adapter_local.images.buildkit import BaseMissing, StepFailed, build_with_cli, has_buildx
 from theory_adapter_local.images.context import archive_of, copy_context
-from theory_adapter_local.images.find import (
-    CONTEXT_LABEL,
-    asked_platform,
-    find_image,
-    inspect_image,
-    is_for,
-    platform_of,
-    renews,
-)
+from theory_adapter_local.images.here import CONTEXT_LABEL, find_image, inspect_image, is_for, platform_of
 from theory_adapter_local.images.lock import locked
 from theory_adapter_local.images.platforms import normal_platform
 from theory_adapter_local.images.progress import Failed, follow
 from theory_adapter_local.images.pull import disk_full, pull_image, refusal
+from theory_adapter_local.images.source import asked_platform, renews
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +27,7 @@ if TYPE_CHECKING:
 
     from theory import Channel, Processor
     from theory_adapter_local.engine.client import Engine
-    from theory_adapter_local.images.find import Source
+    from theory_adapter_local.images.source import Source
     from theory_adapter_local.options import Options
 
 _TAIL_LINES = 12

@@ -14,8 +14,9 @@ from typing import IO, TYPE_CHECKING, cast
 
 from theory_adapter_local.cancelled import Cancelled
 from theory_adapter_local.images.context import archive_of
-from theory_adapter_local.images.find import CONTEXT_LABEL, asked_platform
+from theory_adapter_local.images.here import CONTEXT_LABEL
 from theory_adapter_local.images.progress import Failed
+from theory_adapter_local.images.source import asked_platform
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from theory import Channel, Processor
     from theory_adapter_local.engine.client import Engine
-    from theory_adapter_local.images.find import Source
+    from theory_adapter_local.images.source import Source
     from theory_adapter_local.options import Options
 
 _POLL_S = 0.05

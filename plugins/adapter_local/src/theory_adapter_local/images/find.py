@@ -16,9 +16,16 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from theory import Image, ImageName, canonical_json, cid_of, errors, image_name, pinned_id
-from theory_adapter_local.engine.client import Refused
-from theory_adapter_local.images.platforms import fits, normal_platform
+from theory import Image, ImageName, errors
+from theory_adapter_local.images.here import (
+    find_image,
+    image_platform,
+    inspect_image,
+    is_for,
+    not_found,
+    platform_of,
+)
+from theory_adapter_local.images.source import asked_platform, renews, source_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,11 +33,8 @@ if TYPE_CHECKING:
 
     from theory import Channel, Job, Processor
     from theory_adapter_local.engine.client import Engine
+    from theory_adapter_local.images.source import Source
     from theory_adapter_local.options import Options
-
-CONTEXT_LABEL = "theory.context"  # of an image that we built: the cid of what it was built from
-_TAG_DIGITS = 40  # hex digits of the context's cid: 160 bits
-_NAME_LENGTH = 100  # Docker takes 255 characters for the whole name
 
 
 class Ready(NamedTuple):
@@ -41,19 +45,6 @@ class Ready(NamedTuple):
     user: str  # whom the image runs as, "" for root
     environment: tuple[str, ...]  # NAME=value
     volumes: tuple[str, ...] = ()  # folders that the image wants to be writable, of its own
-
-
-class Source(NamedTuple):
-    """Where an entry's image comes from, as this engine has to be asked."""
-
-    processor: Processor
-    reference: ImageName  # of a build: what we tag it with
-    context: str = ""  # the cid of all that decides what is built; "" for an image of somebody else's
-    is_pinned: bool = False  # whether what it is can be known wherever it is
-
-    def pinned_id(self, platform: str) -> str:
-        """The id of the image wherever it is; "" where its entry says too little."""
-        return pinned_id(self.processor, platform) if self.is_pinned else ""
 
 
 def identify_image(engine: Engine, processor: Processor, options: Options) -> Image:
@@ -142,94 +133,6 @@ def _unfit(engine: Engine, source: Source, here: Mapping[str, Any], options: Opt
     return errors.Unsupported(f"the image {source.reference.full} is for {platform}, and {wanted}", hint=hint)
 
 
-def not_found(full: str) -> str:
-    """The message, word for word as the requirements have it."""
-    return f"Unable to find image '{full}'"
-
-
-# ---------------------------------------------------------------- where it comes from
-
-
-def source_of(processor: Processor, options: Options) -> Source:
-    """Where the entry's image comes from.
-
-    Raises:
-        RegistryFault: The name is none, or the Dockerfile cannot be read.
-    """
-    dockerfile = processor.image.dockerfile
-    if dockerfile is None:
-        reference = image_name(processor)
-        return Source(processor, reference, is_pinned=bool(reference.digest))
-    content = {
-        "tree": processor.tree,
-        "dockerfile": os.path.normpath(dockerfile),
-        "platform": asked_platform(options),
-    }
-    context = cid_of(canonical_json(content))
-    reference = ImageName("docker.io", f"theory/{_plain_name(processor)}", context[3 : 3 + _TAG_DIGITS], "")
-    return Source(processor, reference, context, is_pinned=bool(pinned_id(processor, "")))
-
-
-def _plain_name(processor: Processor) -> str:
-    """A ref may have characters in places where a repository may not."""
-    name = f"{processor.ref.namespace}-{processor.ref.name}".replace("_", "-")
-    return "-".join(filter(None, name.split("-")))[:_NAME_LENGTH].strip("-")
-
-
-def renews(source: Source, options: Options) -> bool:
-    """Whether the image that is here is not to be used as it is."""
-    if source.context:
-        return options.build or (options.pull == "always" and not source.is_pinned)
-    return options.pull == "always"
-
-
-# ---------------------------------------------------------------- what is here
-
-
-def find_image(engine: Engine, source: Source, options: Options) -> Mapping[str, Any] | None:
-    """What the engine says of this image if it has one that may be used."""
-    found = inspect_image(engine, source.reference.full)
-    if found is None or not is_for(engine, found, asked_platform(options)):
-        return None
-    labels = (found.get("Config") or {}).get("Labels") or {}
-    if source.context and labels.get(CONTEXT_LABEL) != source.context:
-        return None  # somebody gave our tag to another image
-    return found
-
-
-def inspect_image(engine: Engine, name: str) -> Mapping[str, Any] | None:
-    """What the engine says of the image of this name."""
-    try:
-        found: Mapping[str, Any] = engine.call("GET", f"/images/{name}/json")
-    except Refused as error:
-        if error.status == 404:  # noqa: PLR2004 - HTTP
-            return None
-        raise
-    return found
-
-
-def image_platform(found: Mapping[str, Any]) -> str:
-    """What an image is for."""
-    parts = (found.get("Os") or "linux", found.get("Architecture"), found.get("Variant"))
-    return normal_platform("/".join(filter(None, parts)))
-
-
-def platform_of(engine: Engine) -> str:
-    """What the engine runs without emulation."""
-    version = engine.version()
-    return normal_platform(f"{version.get('Os')}/{version.get('Arch')}")
-
-
-def is_for(engine: Engine, found: Mapping[str, Any], asked: str) -> bool:
-    """Whether an image is for the platform asked for or, where that is "", for the engine's own."""
-    platform = image_platform(found)
-    if asked:
-        return fits(platform, asked)
-    if engine.is_local and fits(platform, normal_platform(f"linux/{os.uname().machine}")):
-        return True  # as nearly always; asking the engine takes 9 ms (Docker 20.10, 2026-11)
-    return fits(platform, platform_of(engine))
-
-
 def _image(found: Mapping[str, Any], source: Source, options: Options) -> Image:
     platform = image_platform(found)
     return Image(
@@ -260,11 +163,6 @@ def _python(found: Mapping[str, Any]) -> str | None:
         if name == "PYTHON_VERSION" and value.count("."):
             return ".".join(value.split(".")[:2])
     return None
-
-
-def asked_platform(options: Options) -> str:
-    """The platform that the user asks for; "" for the engine's own."""
-    return normal_platform(options.platform) if options.platform else ""
 
 
 def _once() -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from theory import errors
 from theory_adapter_local.engine.client import Refused
-from theory_adapter_local.images.find import not_found, platform_of
+from theory_adapter_local.images.here import not_found, platform_of
 from theory_adapter_local.images.progress import Failed, follow
 
 if TYPE_CHECKING:
