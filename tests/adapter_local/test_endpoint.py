@@ -16,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapter_local.talker import Talker, json_answer
-from theory_adapter_local.engine import endpoint as module
+from theory_adapter_local.engine import find as module
 from theory_adapter_local.engine.client import engine_of
 from theory_adapter_local.engine.connection import Lost
-from theory_adapter_local.engine.endpoint import Endpoint, Tls, default_sockets, endpoint_of, endpoints_of
+from theory_adapter_local.engine.endpoint import Endpoint, Tls
 from theory_adapter_local.engine.faults import DockerUnavailable
+from theory_adapter_local.engine.find import default_sockets, endpoint_of, endpoints_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

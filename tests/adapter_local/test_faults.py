@@ -19,8 +19,8 @@ from adapter_local.talker import PING, Talker, json_answer
 from theory import errors
 from theory_adapter_local.engine import faults
 from theory_adapter_local.engine.client import engine_of
-from theory_adapter_local.engine.endpoint import endpoint_of
 from theory_adapter_local.engine.faults import DockerUnavailable
+from theory_adapter_local.engine.find import endpoint_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

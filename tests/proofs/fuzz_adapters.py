@@ -130,7 +130,7 @@ def _progress(_: Path) -> Parse:
 
 
 def _endpoint(folder: Path) -> Parse:
-    from theory_adapter_local.engine.endpoint import endpoint_of, endpoints_of
+    from theory_adapter_local.engine.find import endpoint_of, endpoints_of
 
     (folder / "docker").mkdir(exist_ok=True)
     environ = {"DOCKER_CONFIG": str(folder / "docker"), "HOME": str(folder)}

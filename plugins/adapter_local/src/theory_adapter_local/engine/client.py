@@ -20,8 +20,9 @@ from typing import IO, TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
 from theory_adapter_local.engine import faults
+from theory_adapter_local.engine.connect import connect
 from theory_adapter_local.engine.connection import Connection, Lost, TooSlow
-from theory_adapter_local.engine.endpoint import Endpoint, connect, endpoints_of
+from theory_adapter_local.engine.find import endpoints_of
 from theory_adapter_local.engine.frames import Attached
 from theory_adapter_local.engine.http1 import Answer, head_of, length_of, read_head, send_request
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from theory import JsonObject
+    from theory_adapter_local.engine.endpoint import Endpoint
 
 __all__ = ["Attached", "Engine", "Lost", "Refused", "engine_of"]
 
