@@ -290,8 +290,6 @@ class Call:
                     if ending == "refused":  # it may run on
                         await self.cancel()
                         raise told(error) from error
-                    if ending != "expired":  # first, so that a Ctrl-C meanwhile still finds a call
-                        await self._remove_files()
                     self._forget_call()
                     if ending == "expired":
                         return None
