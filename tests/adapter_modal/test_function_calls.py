@@ -12,6 +12,7 @@ import pytest
 
 from adapter_modal.deployments import LONG_S, Bench, Seen, busy, call_of, hears, with_runtime
 from theory import errors
+from theory.testing.channel import RecordingChannel
 from theory.types import SecretNeeds
 
 
@@ -48,6 +49,14 @@ def test_a_job_that_takes_too_long_ends_as_a_timeout_with_its_log(bench: Bench) 
     entry = with_runtime(bench.script("echo on; sleep 60"), timeout=0.6)
     ended = bench.run(entry)
     assert (ended.outcome.ended, ended.outcome.exit_code) == ("timeout", None)
+    assert ended.channel.output("stdout") == b"on\n"
+
+
+def test_an_answer_that_comes_late_is_no_timeout_of_its_command(seen: Seen, bench: Bench) -> None:
+    seen.handle.fault("FunctionGetOutputs", "stall", seconds=2.0)
+    entry = with_runtime(bench.script("echo on"), timeout=0.6)
+    ended = bench.run(entry, channel=RecordingChannel(timeout=0.6))
+    assert (ended.outcome.ended, ended.outcome.exit_code) == ("exit", 0)
     assert ended.channel.output("stdout") == b"on\n"
 
 
