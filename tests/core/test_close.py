@@ -109,6 +109,35 @@ def test_a_traceback_shows_no_secret(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "hunter2" not in said + str(envelope)
 
 
+def test_what_a_message_cuts_off_a_value_is_masked_too() -> None:
+    error = BadInputs("the name 'xxx s3cr3t-va…' is bad", hint="… r3t-value", meta={"s3cr3t-value": "a"})
+    envelope = failure_of(error, "id", {}, Redactor(["s3cr3t-value"]))
+    assert (envelope.message, envelope.hint) == ("the name 'xxx ***…' is bad", "… ***")
+    assert envelope.meta == {"***": "a"}
+
+
+def test_a_traceback_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    known(ValueError("\x1b[31mred\x9b2J\u202e\nnext"), None, debug=True)
+    said = capsys.readouterr().err
+    assert "\\u001b[31mred\\u009b2J\\u202e\nnext" in said
+    assert "\x1b" not in said
+
+
+def test_a_failure_whose_words_are_no_text_is_closed_all_the_same(tmp_path: Path) -> None:
+    write_entry(tmp_path / "entries")
+
+    def fail(call: Call) -> Any:
+        call.channel.started()
+        raise ValueError("cannot read name-\udcff")
+
+    with house(tmp_path, Fake(act=fail)) as runner:
+        envelope = runner.run("test/thing@1", reserve_micro_usd=700)
+        assert isinstance(envelope, Failure)
+        assert (envelope.code, "name-?" in envelope.message) == ("ERR_PLUGIN", True)
+        assert runner.ledger.plan("default").reserved_micro_usd == 0
+        assert runner.ledger.execution(envelope.execution_id) is not None
+
+
 def test_what_was_held_for_a_run_that_did_not_deliver_is_charged(tmp_path: Path) -> None:
     write_entry(tmp_path / "entries")
 

@@ -319,6 +319,29 @@ def test_a_name_with_the_value_of_a_secret_is_refused_and_not_shown(out: Path) -
     assert staged_files(out) == []
 
 
+@pytest.mark.parametrize(
+    "content", [b"it is s3cr3t-value.", b"czNjcjN0LXZhbHVl", b"%73%33cr3t-value"], ids=str
+)
+def test_an_output_that_has_the_value_of_a_secret_is_kept_and_warned_of(out: Path, content: bytes) -> None:
+    (out / "a.bin").write_bytes(content)
+    (out / "b.bin").write_bytes(b"s3cr3t")
+    found = check(out, secrets=("s3cr3t-value",))
+    assert found.warnings == ("the output 'a.bin' has the value of a secret in it",)
+    assert found.staged[0].data == content
+
+
+def test_an_output_too_large_to_be_read_whole_is_not_looked_through(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("theory.rooms.outputs.MAX_PARSED_BYTES", 20)
+    monkeypatch.setattr("theory.rooms.outputs.MAX_PARSED_SUM_BYTES", 30)
+    for name, size in (("a", 21), ("b", 20), ("c", 20)):
+        (out / name).write_bytes(b"s3cr3t-value".ljust(size))
+    assert check(out, secrets=("s3cr3t-value",)).warnings == (
+        "the output 'b' has the value of a secret in it",
+    )
+
+
 def test_a_hard_link_leaves_as_a_copy(out: Path) -> None:
     outside = out.parent / "outside.txt"
     outside.write_text("before")

@@ -154,10 +154,12 @@ class _Child:
         os.close(self._reading)
         with self._err as err:
             err.seek(0)
-            said = err.read().decode(errors="replace")
+            said = err.read().decode(errors="surrogateescape")
         with self._steps as steps:
             count = int.from_bytes(steps[:], sys.byteorder)
-        return Ended(os.waitstatus_to_exitcode(status), self.out.decode(), said, count, took)
+        return Ended(
+            os.waitstatus_to_exitcode(status), self.out.decode(errors="surrogateescape"), said, count, took
+        )
 
 
 def _become(wanted: Try, writing: int, err: IO[bytes], steps: mmap.mmap) -> None:

@@ -91,8 +91,12 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, COMMANDS[name][1]) for name in COMMANDS])
         if brought := {name: owner for name, owner in _brought().items() if name not in COMMANDS}:
+            from theory.formats.paths import printable  # noqa: PLC0415 - as above
+
             with formatter.section("Commands of plugins"):
-                formatter.write_dl([(name, f"From {owner}.") for name, owner in brought.items()])
+                formatter.write_dl(
+                    [(printable(name), f"From {printable(owner)}.") for name, owner in brought.items()]
+                )
 
 
 @click.command(

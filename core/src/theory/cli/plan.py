@@ -12,7 +12,7 @@ from theory.cli.show import answer, say, table
 from theory.errors import Damaged, LedgerFailed, Usage
 from theory.formats.canon import MAX_JSON_BYTES
 from theory.formats.money import micro_usd, usd
-from theory.formats.paths import quoted
+from theory.formats.paths import quoted, spelled_out
 from theory.ledger.audit import Checkpoint, audit
 from theory.ledger.audit import checkpoint as make_checkpoint
 from theory.ledger.report import report as make_report
@@ -99,7 +99,7 @@ def verify(key: str | None, against: str | None, as_json: bool) -> int:  # noqa:
         return Damaged.exit_code if found.faults else 0
     if found.faults:
         for fault in found.faults[1:]:
-            say(f"Also: {fault}")
+            say(f"Also: {spelled_out(fault)}")
         raise Damaged(found.faults[0], hint="put back a copy of ledger.db that is whole")
     table(
         ((plan.key, f"{plan.events}", "whole", plan.head) for plan in found.plans),

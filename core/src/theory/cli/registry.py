@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from theory.cli.options import refuse_empty
-from theory.cli.show import answer, clean, say, table
+from theory.cli.show import answer, say, table, tell
 from theory.entries.registry import FolderRegistry
 from theory.entries.strictyaml import parse_yaml
 from theory.entries.tree import ENTRY
@@ -68,7 +67,7 @@ def check(folders: tuple[str, ...]) -> int:
         entries += sum(1 for _ in checked.refs())
         for fault in checked.check():
             faults += 1
-            sys.stdout.write(clean(str(fault)) + "\n")
+            tell([str(fault)])
     say(f"{_counted(entries, 'entry', 'entries')}, {_counted(faults, 'fault', 'faults')}")
     return RegistryFault.exit_code if faults else 0
 

@@ -10,6 +10,7 @@ from theory.cli.options import refuse_empty, settings_of, store_option
 from theory.cli.run import options_given
 from theory.cli.show import Events, answer, fail, say, table
 from theory.errors import TheoryError
+from theory.formats.paths import spelled_out
 from theory.rooms.close import known
 from theory.types import Failure
 from theory.upkeep.replay import Replayer
@@ -102,11 +103,11 @@ def _show(done: tuple[Replayed, ...]) -> None:
     )
     for run in done:
         for name, (then, now) in run.changed.items():
-            say(f"Note: {run.envelope.execution_id} has another {name}: {then} then, {now} now")
+            say(spelled_out(f"Note: {run.envelope.execution_id} has another {name}: {then} then, {now} now"))
         if isinstance(run.envelope, Failure):
-            say(f"Error: {run.envelope.execution_id}: {run.envelope.message}")
+            say(spelled_out(f"Error: {run.envelope.execution_id}: {run.envelope.message}"))
             if run.envelope.hint:
-                say(f"Hint: {run.envelope.hint}")
+                say(spelled_out(f"Hint: {run.envelope.hint}"))
 
 
 def _rows(run: Replayed) -> Iterator[tuple[str, ...]]:

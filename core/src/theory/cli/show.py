@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 from theory.errors import SaveFailed
 from theory.formats import wire
 from theory.formats.canon import compact
-from theory.formats.paths import HARMFUL
+from theory.formats.paths import HARMFUL, spelled_out
 from theory.request import new_execution_id
 from theory.types import Failure
 
@@ -37,7 +37,7 @@ def answer(document: object, *, as_json: bool) -> None:
     """The answer, on stdout: one compact line, or indented."""
     text = compact(document) if as_json else json.dumps(document, ensure_ascii=False, indent=2)
     # JSON may spell any character so: the value is the same, and a line is one line to every reader.
-    _write(_safe(text))
+    _write(spelled_out(text))
 
 
 def tell(lines: Iterable[str]) -> None:
@@ -82,9 +82,9 @@ def answer_envelope(envelope: Envelope, *, as_json: bool) -> int:
     if as_json or not isinstance(envelope, Failure):
         answer(wire.envelope_document(envelope), as_json=as_json)
     else:
-        say(f"Error: {_safe(envelope.message)}")
+        say(f"Error: {spelled_out(envelope.message)}")
         if envelope.hint:
-            say(f"Hint: {_safe(envelope.hint)}")
+            say(f"Hint: {spelled_out(envelope.hint)}")
     return envelope.exit_code
 
 
@@ -98,11 +98,6 @@ def fail(error: TheoryError, *, as_json: bool, execution_id: str = "") -> int:
     except BrokenPipeError:  # who asked has gone; the status is all that is left to tell
         silence()
         return error.exit_code
-
-
-def _safe(text: str) -> str:
-    """Text as it is, but for what steers a terminal, which is spelled out; newlines stay."""
-    return HARMFUL.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
 
 
 def clean(text: str) -> str:

@@ -95,6 +95,11 @@ def printable(text: str) -> str:
     return safe if len(safe) <= 200 else safe[:199] + "…"  # noqa: PLR2004
 
 
+def spelled_out(text: str) -> str:
+    """All of a text, with what steers a terminal spelled as JSON spells it; newlines stay."""
+    return HARMFUL.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
+
+
 def quoted(text: str) -> str:
     """The same in quotation marks, for a message; a backslash in it stays one."""
     return f"'{printable(text)}'"

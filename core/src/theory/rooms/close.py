@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from theory.errors import Internal, Interrupted, TheoryError
 from theory.formats import wire
 from theory.formats.canon import MAX_INTEGER, cid_of, compact
+from theory.formats.paths import spelled_out
 from theory.ledger import Closing, fits
 from theory.record import Record
 from theory.rooms.redact import Redactor
@@ -84,15 +85,18 @@ def failure_of(
     error: TheoryError, execution_id: str, meta: Mapping[str, Scalar], redactor: Redactor | None = None
 ) -> Failure:
     """The envelope of any error."""
-    mask = (redactor or Redactor()).text
-    said = {
-        key: _short(mask(value)) if isinstance(value, str) else value for key, value in error.meta.items()
-    }
+
+    def told(text: str) -> str:
+        # What is no text, such as half of a name that an OSError repeats, cannot be written anywhere.
+        safe = (redactor or Redactor()).message(text).encode("utf-8", "replace").decode()
+        return safe if len(safe) <= _MAX_TEXT else safe[: _MAX_TEXT - 1] + "…"
+
+    said = {told(key): told(value) if isinstance(value, str) else value for key, value in error.meta.items()}
     return Failure(
         execution_id=execution_id,
         code=error.code,
-        message=_short(mask(error.message)),
-        hint=_short(mask(error.hint)),
+        message=told(error.message),
+        hint=told(error.hint),
         meta={**meta, **said},
         exit_code=error.exit_code,
     )
@@ -117,7 +121,7 @@ def known(
         import traceback  # noqa: PLC0415 - never in a good run
 
         told = "".join(traceback.format_exception(error))
-        sys.stderr.write((redactor or Redactor()).text(told))
+        sys.stderr.write(spelled_out((redactor or Redactor()).message(told)))
     if isinstance(error, TheoryError):
         return error
     return Internal(
@@ -209,7 +213,3 @@ def _meta(
         "cost_micro_usd": cost.charged,
     }
     return meta if cost.actual is not None else {**meta, "cost_estimated": True}
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"

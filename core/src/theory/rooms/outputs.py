@@ -99,7 +99,8 @@ def check_outputs(
     batch = blobs.Batch(store)
     outputs: list[Artifact] = []
     document: JsonObject = {}
-    parsed = values = 0
+    parsed = values = looked_at = 0
+    warnings: list[str] = []
     try:
         names = sorted(_listed(root), key=lambda name: (name == META, name))
         _check_names(names, prefix, redactor)
@@ -108,6 +109,10 @@ def check_outputs(
             mime = mime_of(name)
             outputs.append(Artifact(prefix + name, blob.cid, blob.size_bytes, mime))
             document[name] = {"mime": mime, "size_bytes": blob.size_bytes}
+            if redactor and _is_looked_at(blob.size_bytes, looked_at):
+                looked_at += blob.size_bytes
+                if redactor.finds(blobs.content(blob)):
+                    warnings.append(f"the output {paths.quoted(name)} has the value of a secret in it")
             if _is_read(name, mime, blob.size_bytes, parsed):
                 content = _content(blob)
                 more = most_values(content.decode("utf-8", "replace"))
@@ -115,8 +120,8 @@ def check_outputs(
                     document[name] = _parsed(name, content)
                     parsed, values = parsed + blob.size_bytes, values + more
         _validated(processor, document)
-        meta, cost, warnings = _meta(document.get(META, {}), redactor)
-        return Outputs(tuple(outputs), tuple(batch.staged), meta, cost, warnings)
+        meta, cost, more_warnings = _meta(document.get(META, {}), redactor)
+        return Outputs(tuple(outputs), tuple(batch.staged), meta, cost, (*warnings, *more_warnings))
     except BaseException:
         batch.discard()
         raise
@@ -271,13 +276,12 @@ def _not_regular(name: str, mode: int) -> BadOutputPath:
 
 def _is_read(name: str, mime: str, size_bytes: int, parsed: int) -> bool:
     """Whether a file's content may be in the outputs document; ``parsed``: the bytes of those before it."""
-    if name == META:
-        return True
-    return (
-        mime == "application/json"
-        and size_bytes <= MAX_PARSED_BYTES
-        and parsed + size_bytes <= MAX_PARSED_SUM_BYTES
-    )
+    return name == META or (mime == "application/json" and _is_looked_at(size_bytes, parsed))
+
+
+def _is_looked_at(size_bytes: int, before: int) -> bool:
+    """Whether a file is small enough to be read whole; ``before``: the bytes of those that were."""
+    return size_bytes <= MAX_PARSED_BYTES and before + size_bytes <= MAX_PARSED_SUM_BYTES
 
 
 def _content(blob: Staged) -> bytes:
@@ -327,7 +331,7 @@ def _meta(value: Json, redactor: Redactor) -> tuple[dict[str, Scalar], int | Non
     for name, item in value.items():
         if isinstance(item, (dict, list)) or name == "cost_micro_usd":
             continue
-        shown = redactor.text(paths.printable(name))
+        shown = redactor.message(paths.printable(name))
         if name in CORE_META:
             warnings.append(f"{shown} in {META} is a name of core's own and was left out of the envelope")
         elif len(meta) == MAX_META:

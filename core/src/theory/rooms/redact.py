@@ -10,14 +10,20 @@ import json
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from theory.formats.escapes import views
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from theory.formats.escapes import View
     from theory.types import Json, JsonObject
 
 MASK = "***"
+_CUT = "…".encode()  # where a message leaves something out
 _BASE64 = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/_-")
 LONG_LINE = 16  # characters of a line that gives a value away by itself
+_MAX_HELD = 64 * 1024  # bytes that wait for what comes after them
+_MOST_CUTS = 100  # in one message; ours have one or two
 MIN_CHARACTERS = 4  # a shorter value stands in every second line; masking it would tell more than it hides
 
 
@@ -25,6 +31,7 @@ class Redactor:
     """Masks the given values in bytes, text and JSON."""
 
     def __init__(self, values: Iterable[str] = ()) -> None:
+        values = (*values,)
         spellings = {
             spelling
             for value in values
@@ -39,19 +46,38 @@ class Redactor:
         self._any = re.compile(b"|".join(re.escape(spelling.text) for spelling in self._spellings))
         self._longest = max((len(spelling.text) for spelling in spellings), default=0)
         self._begun = any(spelling.begun for spelling in spellings)
+        self._apart = any(re.search("%[0-9A-Fa-f]{2}", value) for value in values)
         self._starts = frozenset(spelling.text[0] for spelling in spellings)
+
+    def __bool__(self) -> bool:
+        return self._pattern is not None
+
+    def finds(self, data: bytes) -> bool:
+        """Whether a value is in it."""
+        return self._pattern is not None and bool(self._values(self._found(data), self._views(data)))
 
     def mask(self, data: bytes) -> bytes:
         """The data with every value masked."""
-        if self._pattern is None or self._any.search(data) is None:
+        if self._pattern is None:
             return data
-        return self._pattern.sub(MASK.encode(), data)
+        return self._masked(data, self._values(self._found(data), self._views(data)))
 
     def text(self, text: str) -> str:
         """The text with every value masked."""
         return (
             self.mask(text.encode("utf-8", "replace")).decode("utf-8", "replace") if self._pattern else text
         )
+
+    def message(self, text: str) -> str:
+        """``text`` of a message, also what is left of a value that was cut at an ellipsis."""
+        if self._pattern is None:
+            return text
+        begin, *others = self.mask(text.encode("utf-8", "replace")).split(_CUT, _MOST_CUTS)
+        parts = [begin]
+        for other in others:
+            parts[-1] = self._without_begin(parts[-1])
+            parts.append(self._without_end(other))
+        return _CUT.join(parts).decode("utf-8", "replace")
 
     def json(self, value: Json) -> Json:
         """The document with every value masked in its keys, its texts and its numbers."""
@@ -82,16 +108,74 @@ class Redactor:
         """
         if self._pattern is None:
             return data, b""
-        raw, safe, at = held + data, list[bytes](), 0
-        doubt = self._doubt(raw, at)
-        while True:
-            if at >= len(raw) - self._longest:  # else it is what it was
-                doubt = self._doubt(raw, at)
-            match = self._pattern.search(raw, at) if self._any.search(raw, at) else None
-            if match is None or match.start() >= doubt:  # what begins in doubt may be a longer value
-                return b"".join([*safe, raw[at:doubt]]), raw[doubt:]
-            safe += raw[at : match.start()], MASK.encode()
-            at = match.end()
+        raw = held + data
+        found, read = self._found(raw), [*self._views(raw)]
+        doubts = [view.begin(self._doubtful(view.settled, self._found(view.settled))) for view in read]
+        doubt = edge = min(self._doubtful(raw, found), *doubts, len(raw))
+        values = self._values(found, read)
+        while True:  # nothing that belongs together is parted …
+            parted = [begin for begin, end in values if begin < edge < end]
+            whole = min([edge, *parted, *(view.whole(edge) for view in read)])
+            if whole == edge:
+                break
+            edge = whole
+        if len(raw) - edge > _MAX_HELD + self._longest:  # … but for values that overlap on and on
+            edge = doubt
+        return self._masked(raw[:edge], values), raw[edge:]
+
+    def _views(self, data: bytes) -> Iterator[View]:
+        return views(data, apart=self._apart)
+
+    def _values(self, found: Iterable[tuple[int, int]], read: Iterable[View]) -> list[tuple[int, int]]:
+        """Where values are, one after another, in all readings, if no more bytes come."""
+        found = [*found]
+        for view in read:
+            found += [(view.begin(begin), view.end(end)) for begin, end in self._found(view.text)]
+        apart: list[tuple[int, int]] = []
+        for begin, end in sorted(found):
+            if apart and begin < apart[-1][1]:
+                apart[-1] = (apart[-1][0], max(apart[-1][1], end))
+            else:
+                apart.append((begin, end))
+        return apart
+
+    def _found(self, text: bytes) -> list[tuple[int, int]]:
+        if self._pattern is None or self._any.search(text) is None:
+            return []
+        return [match.span() for match in self._pattern.finditer(text)]
+
+    def _doubtful(self, text: bytes, found: Iterable[tuple[int, int]]) -> int:
+        """From where on more bytes could make a value of the end, or a longer one of what was ``found``."""
+        doubt = self._doubt(text, 0)
+        for begin, end in found:
+            if begin >= doubt:  # what begins in doubt may be a longer value
+                break
+            if end >= len(text) - self._longest:  # else it is what it was
+                doubt = self._doubt(text, end)
+        return doubt
+
+    def _masked(self, raw: bytes, values: Iterable[tuple[int, int]]) -> bytes:
+        parts, at = list[bytes](), 0
+        for begin, end in values:
+            if begin < len(raw):
+                parts += raw[at:begin], MASK.encode()
+                at = end
+        return b"".join([*parts, raw[at:]])
+
+    def _without_begin(self, raw: bytes) -> bytes:
+        """Without the begin of a value that ends it, with or without a space behind that."""
+        text = raw.rstrip(b" ")
+        safe, held = self.portion(b"", text)
+        return raw if len(held) < MIN_CHARACTERS else safe + MASK.encode() + raw[len(text) :]
+
+    def _without_end(self, raw: bytes) -> bytes:
+        """Without the end of a value that begins it, with or without a space before that."""
+        text = raw.lstrip(b" ")
+        for spelling in self._spellings:
+            for at in range(1, len(spelling.text) - MIN_CHARACTERS + 1):
+                if text.startswith(spelling.text[at:]):
+                    return raw[: len(raw) - len(text)] + MASK.encode() + text[len(spelling.text) - at :]
+        return raw
 
     def _doubt(self, raw: bytes, at: int) -> int:
         """From where on more bytes could make a value of the end."""
@@ -159,5 +243,8 @@ def _plain(value: str) -> Iterable[bytes]:
     yield quote(raw).encode()
     yield quote(raw, safe="").encode()
     yield quote_plus(raw).encode()
+    yield raw.replace(b" ", b"+")
+    yield ascii(value)[1:-1].encode()
+    yield raw.replace(b"~", b"~0").replace(b"/", b"~1")  # RFC 6901: a JSON pointer
     yield raw.hex().encode()
     yield raw.hex().upper().encode()
