@@ -109,12 +109,14 @@ def shows_as_it_is() -> None:
     import re
 
     import theory.request
+    from theory import cli
     from theory.cli import show
     from theory.formats import paths
 
     for module in (show, paths, theory.request):
         _change(module, HARMFUL=re.compile(r"(?!)"))
     _change(show, _SEQUENCE=re.compile(r"(?!)"))
+    _change(cli, _plain=str)
 
 
 def _change(place: object, **changes: object) -> None:

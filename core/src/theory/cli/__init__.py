@@ -91,12 +91,14 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, COMMANDS[name][1]) for name in COMMANDS])
         if brought := {name: owner for name, owner in _brought().items() if name not in COMMANDS}:
-            from theory.formats.paths import printable  # noqa: PLC0415 - as above
-
             with formatter.section("Commands of plugins"):
-                formatter.write_dl(
-                    [(printable(name), f"From {printable(owner)}.") for name, owner in brought.items()]
-                )
+                rows = [(_plain(name), f"From {_plain(owner)}.") for name, owner in brought.items()]
+                formatter.write_dl(rows)
+
+
+def _plain(name: str) -> str:
+    """A name from a plugin's metadata, without what would steer a terminal."""
+    return name if name.isprintable() else ascii(name)
 
 
 @click.command(
