@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import re
@@ -308,6 +310,44 @@ def test_a_cache_that_cannot_be_written_is_told(bench: Bench) -> None:
     bench.cache.chmod(0o500)
     with pytest.raises(errors.StoreFailed, match=r"cannot write to .*cache.*: Permission denied"):
         bench.run(bench.job(command=shell("exit 0")))
+
+
+@linux
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOLCK], ids=errno.errorcode.get)
+@pytest.mark.parametrize("part", ["running", "environments"])
+def test_a_lock_that_the_disk_refuses_is_told_by_its_path(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, number: int, part: str
+) -> None:
+    def refuse(descriptor: int, how: int) -> None:
+        if part in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(number, os.strerror(number))
+        flock(descriptor, how)
+
+    flock = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    words = rf"^cannot write to /.*{part}.*\.lock: {os.strerror(number)}$"
+    with pytest.raises(errors.StoreFailed, match=words) as caught:
+        bench.run(bench.job(command=shell("exit 0")))
+    assert "THEORY_HOME" in caught.value.hint
+
+
+@pytest.mark.parametrize("how", [fcntl.LOCK_UN, fcntl.LOCK_EX], ids=["letting go", "control: taking"])
+def test_a_lock_that_cannot_be_let_go_costs_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, how: int
+) -> None:
+    def refuse(descriptor: int, wanted: int) -> None:
+        if wanted & how:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        flock(descriptor, wanted)
+
+    flock = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    if how == fcntl.LOCK_EX:
+        with pytest.raises(errors.StoreFailed, match="No locks available"):
+            bench.run(bench.job(command=shell("exit 0")))
+        return
+    for _ in range(2):  # the second takes the same locks
+        assert bench.run(bench.job(command=shell("exit 0"))).outcome.exit_code == 0
 
 
 # ---------------------------------------------------------------- limits

@@ -131,6 +131,22 @@ def test_a_line_of_many_spaces_is_judged_as_fast_as_any(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "wrong"),
+    [("tiny@https://" + ";" * 1_000_000 + "$", 1), ("tiny==1;" + ".whl[" * 200_000, 2)],
+    ids=["markers", "extras"],
+)
+def test_a_line_that_seems_to_end_many_times_is_judged_as_fast_as_any(
+    bench: Bench, line: str, wrong: int
+) -> None:
+    # To try one end after the other takes hours.
+    folder = bench.folder / "entry"
+    folder.mkdir()
+    (folder / "lock").write_text(f"{line}\n-r other\n", encoding="utf-8")
+    with pytest.raises(errors.RegistryFault, match=f"lock, line {wrong} takes in what"):
+        process.identify(bench.processor(adapter={"process": {"requirements": "lock"}}), Options())
+
+
+@pytest.mark.parametrize(
     "lock",
     [
         "tiny==1.0",
@@ -157,6 +173,20 @@ def test_a_lock_that_is_too_large_is_refused_and_not_cut(bench: Bench) -> None:
     (folder / "lock").write_bytes(b"#" * (4 * 1024 * 1024 + 1))
     with pytest.raises(errors.RegistryFault, match="lock is larger than 4 MiB"):
         process.identify(bench.processor(adapter={"process": {"requirements": "lock"}}), Options())
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\u2028"], ids=ascii)
+def test_a_lock_of_too_many_lines_is_refused_before_they_are_judged(bench: Bench, end: str) -> None:
+    folder = bench.folder / "entry"
+    folder.mkdir()
+    for more in range(2):
+        (folder / "lock").write_text(end * (100_000 + more), encoding="utf-8", newline="")
+        processor = bench.processor(adapter={"process": {"requirements": "lock"}})
+        if not more:
+            assert process.identify(processor, Options()).id
+            continue
+        with pytest.raises(errors.RegistryFault, match="lock has more than 100,000 lines"):
+            process.identify(processor, Options())
 
 
 @pytest.mark.parametrize("python", ["/none/python", "sh"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -47,6 +49,23 @@ def test_an_age_is_free_when_all_who_held_it_are_done(path: str) -> None:
             assert not is_free(old)
         assert is_free(path)
     assert is_free(old)
+
+
+def test_an_age_that_the_file_system_will_not_let_go_is_let_go_by_closing(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, how: int) -> None:
+        if how == fcntl.LOCK_UN:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        flock(descriptor, how)
+
+    flock = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    in_use = InUse(path)
+    for _ in range(2):
+        with in_use.held():
+            assert not is_free(path)
+        assert is_free(path)
 
 
 def test_threads_of_one_process_hold_it_together(path: str) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import stat
 import subprocess
@@ -85,6 +87,23 @@ def test_a_file_that_somebody_removed_is_made_again(path: str) -> None:
     Path(path).unlink()
     with lock.held(20):
         assert not is_free(path)
+
+
+def test_what_the_file_system_will_not_let_go_is_let_go_by_closing(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, how: int) -> None:
+        if how == fcntl.LOCK_UN:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        flock(descriptor, how)
+
+    flock = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    lock = LockFile(path)
+    for _ in range(2):
+        with lock.held(0):
+            assert not is_free(path)
+        assert is_free(path)
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o777], ids=oct)

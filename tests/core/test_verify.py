@@ -6,7 +6,10 @@ import dataclasses
 import json
 import os
 import random
+import shutil
+import signal
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +23,7 @@ from theory.store import blobs
 from theory.store.filestore import FileStore
 from theory.store.memo import recall
 from theory.store.trash import Trash
-from theory.upkeep.gc import upkeep_of
+from theory.upkeep.gc import collect, upkeep_of
 from theory.upkeep.repair import repair
 from theory.upkeep.verify import Fault, Report, verify
 
@@ -383,6 +386,56 @@ def test_a_database_that_is_none_any_more_is_replaced(tmp_path: Path) -> None:
         mend(runner)
         good(runner.run("test/thing@1", memo="refresh"))
         assert {fault.fault for fault in look(runner).faults} == {"missing"}
+
+
+def mend_and_die(folder: Path, step: int) -> bool:
+    """Repair in a process of its own, killed before this step; False: there are fewer."""
+    child = os.fork()
+    if not child:
+        left = step
+
+        def count(event: str, _: object) -> None:
+            nonlocal left
+            if event in {"os.rename", "os.remove", "sqlite3.connect/handle"}:
+                left -= 1
+                if not left:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            with house(folder) as runner:
+                sys.addaudithook(count)
+                mend(runner)
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(("what", "stride"), [("small output", 1), ("database", 4)])
+def test_what_a_repair_that_was_killed_left_half_done_goes_with_gc(
+    tmp_path: Path, what: str, stride: int, request: pytest.FixtureRequest
+) -> None:
+    """At some steps; at all of them in the long form (``--hypothesis-profile long``)."""
+    if request.config.getoption("--hypothesis-profile") == "long":
+        stride = 1
+    with house(tmp_path, Fake(FILES)) as runner:
+        damage(runner, cids(runner, run(runner))["small output"])
+    home = tmp_path / "home"
+    if what == "database":
+        with open(home / "store" / "small.db", "r+b") as file:
+            file.seek(4096)
+            file.write(b"\xa5" * 4096)
+    shutil.copytree(home, tmp_path / "before")
+    step, left = stride, set[str]()
+    while mend_and_die(tmp_path, step):
+        left |= {path.name.partition(".")[2] for path in home.glob("store/tmp/*")}
+        with house(tmp_path, Fake(FILES)) as runner:
+            mend(runner)
+            collect(runner, grace_s=0)
+            assert [*home.glob("store/tmp/*"), *home.glob("store/quarantine/*.tmp*")] == []
+        shutil.rmtree(home)
+        shutil.copytree(tmp_path / "before", home)
+        step += stride
+    assert left >= ({"tmp"} if what == "small output" else {"tmp", "tmp-lock", "tmp-wal"}), step
 
 
 # ---------------------------------------------------------------- the command

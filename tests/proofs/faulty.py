@@ -48,10 +48,12 @@ CALLS = (
         "renameat",
         "unlink",
     ),
-    *("unlinkat", "rmdir", "chmod", "fchmod", "flock"),
+    *("unlinkat", "rmdir", "chmod", "fchmod", "flock", "fcntl"),
 )
 _LINE = re.compile(r"(?:\d+ +)?(\w+)\((.*)")
 _PATH = re.compile(r'[<"](/[^>"]*)[>"]')
+_COPY = "F_DUPFD"  # all else that fcntl does here is SQLite's, and locks
+_BELOW = re.compile(r'\d+<(/[^>]*)>, "([^/"][^"]*)", O_')  # a name in a folder that is open
 _RANDOM = (
     (re.compile(r"\.theory-[0-9a-f]{16}"), ".theory-*"),
     (re.compile(r"lock\.\d+\.[0-9a-f]{8}"), "lock.*"),
@@ -168,7 +170,7 @@ def _calls_of(trace: Path, folder: Path) -> Iterator[Call]:
             continue  # a signal, or the exit
         name, rest = found.groups()
         seen[name] += 1
-        if place := place_of(rest, folder):
+        if (place := place_of(rest, folder)) and (name != "fcntl" or _COPY in rest):
             turns[name, place] += 1
             how = _how(opened, name, rest, line)
             turn = turns[name, place]
@@ -180,6 +182,8 @@ def _how(opened: dict[str, bool], name: str, rest: str, line: str) -> bool:
     if name == "openat":
         opened[line.rpartition("= ")[2].partition("<")[0]] = "O_RDONLY" in line or "lock" in line
         return "O_RDONLY" in line
+    if name == "fcntl":
+        opened[line.rpartition("= ")[2].partition("<")[0]] = opened.get(rest.partition("<")[0], False)
     return opened.get(rest.partition("<")[0], False)
 
 
@@ -187,7 +191,9 @@ def place_of(rest: str, folder: Path) -> str:
     """What a call touches, of what it was told; empty if that is none of ours."""
     if rest.startswith(("1<", "2<")):
         return "stdout" if rest[0] == "1" else "stderr"
-    ours = [path for path in _PATH.findall(rest.replace("(deleted)", "")) if path.startswith(f"{folder}/")]
+    below = _BELOW.match(rest)
+    paths = ["/".join(below.groups())] if below else _PATH.findall(rest.replace("(deleted)", ""))
+    ours = [path for path in paths if path.startswith(f"{folder}/")]
     if not ours:
         return ""
     place: str = ours[-1].removeprefix(f"{folder}/")
@@ -235,7 +241,7 @@ def _run(wanted: Try, folder: Path) -> Ended:
     if wanted.trace:
         inject = ["-e", f"inject={wanted.inject}"] if wanted.inject else []
         calls = wanted.inject.partition(":")[0] or ",".join(CALLS)
-        command = ["strace", "-y", "-s", "16", "-o", wanted.trace, "-e", f"trace={calls}", *inject]
+        command = ["strace", "-y", "-s", "64", "-o", wanted.trace, "-e", f"trace={calls}", *inject]
         tracer = subprocess.Popen([*command, "-p", str(pid)], stderr=subprocess.PIPE, text=True)
         assert tracer.stderr is not None
         assert "attached" in (line := tracer.stderr.readline()), line

@@ -154,10 +154,10 @@ def _labels(_: Path) -> Parse:
 
 
 def _lock(_: Path) -> Parse:
-    from theory_adapter_process.environment import _foreign_line
+    from theory_adapter_process.environment import _fault_in
 
     def parse(data: bytes) -> object:
-        return _foreign_line.__wrapped__(data)
+        return _fault_in.__wrapped__(data)
 
     return parse
 
@@ -222,6 +222,8 @@ _LOCKS = (
     b"a==1 --hash=sha256:00 \\\n    --hash=sha256:11\nb[c,d] @ https://x/y.whl ; python_version > '3'\n# no\n-i https://x\n",
     b"-r other.txt\n",
     b"a" + b" " * 40 + b"\\\n",
+    b"a@b://" + b";" * 40 + b"$",
+    b"a==1;" + b".whl[" * 40,
 )
 
 PARSERS: dict[str, Parser] = {

@@ -40,7 +40,7 @@ FULL = ("ENOSPC", "EIO", "EDQUOT")
 ERRORS = {
     **dict.fromkeys(("unlink", "unlinkat", "rmdir", "chmod", "fchmod"), ("EIO",)),
     "flock": ("ENOLCK",),
-    "dup": ("EMFILE",),
+    **dict.fromkeys(("dup", "fcntl"), ("EMFILE",)),
 }
 CODES = {
     "ERR_STORE": 3,
@@ -68,8 +68,7 @@ HARMLESS = (
     # … a checkpoint comes when all that it copies is durable in the WAL, and is made good by the next.
     r"(pwrite64|ftruncate|fdatasync) home/(ledger|store/small)\.db",
     r"fdatasync home/(ledger|store/small)\.db-wal last",
-    # … and how the sync of its folder ends, for the name of a WAL, SQLite does not look at. The sync of the
-    # WAL itself comes after it, and fails as well where the file system has lost its log.
+    # … and how its own sync of the folder ends, for the name of a WAL, it does not look at: that was synced.
     r"(openat|fdatasync) home(/store)?",
     r"(copy_file_range|fallocate|sync_file_range) .*",  # there is another way, or the sync comes later
 )
@@ -101,10 +100,11 @@ class Bench:
             shutil.rmtree(self.folder / name, ignore_errors=True)
         shutil.copytree(self.folder / "template", self.folder / "home")
 
-    def calls(self, kind: str) -> list[Call]:
+    def calls(self, kind: str, execution_id: str = ID) -> list[Call]:
         """The calls of a run that could be refused."""
         self.fresh()
-        assert self.server.run(Try(self.arguments(kind), trace=str(self._trace))).status == 0
+        ended = self.server.run(Try(self.arguments(kind, execution_id), trace=str(self._trace)))
+        assert ended.status == 0, ended
         known = ("entries", "theory.toml", "pyproject.toml", ".config")
         return [call for call in calls_of(self._trace, self.folder) if not call.place.startswith(known)]
 
@@ -161,6 +161,10 @@ def is_harmless(call: Call) -> bool:
     """Whether the run may succeed without it."""
     if call.name == "close" and WRITTEN.match(call.place) and not call.is_read_only:
         return False
+    if call.name == "flock" and "LOCK_UN" in call.line:
+        return True  # the file is closed then, which lets go as well
+    if " = -1 E" in call.line:
+        return True  # what fails in a good run, too: the folder is there already
     what = f"{call.name} {call.place}"
     names = {what, f"{what} #{call.turn}", *([f"{what} last"] if call.is_last else ())}
     return any(re.fullmatch(known, name) for known in HARMLESS for name in names)
@@ -254,6 +258,40 @@ def test_a_sync_whose_failure_is_overlooked_is_found(bench: Bench) -> None:
     assert hit == [syncs[-1].place]
     assert overlooked.status == 0
     assert not is_harmless(syncs[-1])
+
+
+def test_the_name_of_a_log_of_sqlite_is_durable_before_anything_is_in_it(bench: Bench) -> None:
+    for execution_id in (ID, AGAIN):  # the first makes the store
+        calls = bench.calls("simulated", execution_id)
+        for path in ("home/ledger.db", "home/store/small.db"):
+            places = [(call.name, call.place) for call in calls]
+            made, written = places.index(("openat", f"{path}-wal")), places.index(("pwrite64", f"{path}-wal"))
+            assert ("fsync", os.path.dirname(path)) in places[made:written], path
+        shutil.rmtree(bench.folder / "template")
+        (bench.folder / "home").rename(bench.folder / "template")
+
+
+def test_a_lock_that_cannot_be_let_go_fails_no_run_and_stays_with_none(bench: Bench) -> None:
+    unlocks = {call.place: call for call in bench.calls("program") if "LOCK_UN" in call.line}
+    assert len(unlocks) == 5, "of the store's and the ledger's database, the store, the try, the environment"
+    for place, call in unlocks.items():
+        ended, hit = bench.refuse("program", call, "ENOLCK")
+        assert (ended.status, hit) == (0, [place])
+        assert [*bench.judged("program", ended)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "place"), [("flock", "adapter/running.lock"), ("symlink", "/bin/python")], ids=["lock", "link"]
+)
+def test_what_the_disk_refuses_the_adapter_is_told_by_its_path(bench: Bench, name: str, place: str) -> None:
+    call = next(call for call in bench.calls("program") if call.name == name and call.place.endswith(place))
+    ended, _ = bench.refuse("program", call, "EIO")
+    assert ended.envelope is not None
+    error = ended.envelope["error"]
+    assert (ended.status, error["code"]) == (3, "ERR_STORE")
+    assert re.fullmatch(rf"cannot write to /.*{place}: Input/output error", error["message"])
+    assert "THEORY_HOME" in error["hint"]
+    assert [*bench.judged("program", ended)] == []
 
 
 def test_too_few_open_files_are_told_whatever_the_limit(bench: Bench) -> None:

@@ -46,7 +46,10 @@ class LockFile:
         try:
             yield
         finally:
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            except OSError:  # a file system of a network may refuse even that; closing lets go as well
+                self.close()
 
     def close(self) -> None:
         """Close the file; holding it opens it again."""

@@ -6,8 +6,8 @@ instant (https://sqlite.org/wal.html#walresetbug), so that never happens here: w
 checkpoint, holds an exclusive lock on the file ``NAME-lock``; closing checkpoints only where no other
 connection is left. WAL needs shared memory, which file systems of a network or of a virtual machine's host
 do not have: on those, and on all that we do not know, it is a rollback journal with ``synchronous=EXTRA``,
-5 syncs a commit. The file keeps the mode that it was made with.
-See docs/decisions/0006-small-blobs-in-sqlite.md.
+5 syncs a commit. The file keeps the mode that it was made with. The name of a WAL is durable before the
+first commit: SQLite syncs the folder too, but takes no notice of a failure. See docs/decisions/0006.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from theory.disk.durable import PRIVATE_FILE, PRIVATE_FOLDER, make_folders, refusal
+from theory.disk.durable import PRIVATE_FILE, PRIVATE_FOLDER, make_folders, refusal, sync_folder
 from theory.disk.lockfile import LockFile
 from theory.disk.mounts import is_local
 from theory.errors import Retry
@@ -145,11 +145,14 @@ class Database:
             with self._worded():
                 connection = cast("sqlite3.Connection", self._connected(make=True))
                 with self._files.lock.held(self._patience_s) if self._files.is_wal else nullcontext():
+                    if self._files.is_wal and not self._files.has_committed:
+                        sync_folder(os.path.dirname(self._files.path))
                     _commit(connection, jobs, None if self._files.has_committed else self._layout)
                     self._files.has_committed = True
                     if self._files.is_wal:
                         with suppress(sqlite3.Error, OSError):  # the work is durable, whatever comes of this
-                            self._cut(connection)
+                            if os.path.getsize(f"{self._files.path}-wal") > _LARGE_WAL_BYTES:
+                                connection.execute(_touch(self._layout))  # begins it anew: that cuts it off
         except Exception as error:  # noqa: BLE001 - each is raised where its work was asked for
             if len(jobs) > 1 and not isinstance(error, Retry):
                 for job in jobs:
@@ -157,11 +160,6 @@ class Database:
             else:
                 for job in jobs:
                     job.error, job.is_done = error, True
-
-    def _cut(self, connection: sqlite3.Connection) -> None:
-        """Begin a large WAL anew, which cuts it off."""
-        if os.path.getsize(f"{self._files.path}-wal") > _LARGE_WAL_BYTES:
-            connection.execute(_touch(self._layout))
 
     # ------------------------------------------------------------ opening
 
@@ -227,9 +225,9 @@ class Database:
                 hint=f"open it where it was made, or {self._layout.elsewhere}",
             )
         if self._files.is_wal:
-            connection.execute("PRAGMA synchronous=FULL")
-            connection.execute(f"PRAGMA wal_autocheckpoint={_WAL_PAGES}")
-            connection.execute(f"PRAGMA journal_size_limit={_WAL_PAGES * _PAGE_BYTES}")
+            size = f"journal_size_limit={_WAL_PAGES * _PAGE_BYTES}"
+            for pragma in ("synchronous=FULL", f"wal_autocheckpoint={_WAL_PAGES}", size):
+                connection.execute(f"PRAGMA {pragma}")
         else:
             connection.execute("PRAGMA journal_mode=PERSIST")
             connection.execute("PRAGMA synchronous=EXTRA")
@@ -274,6 +272,8 @@ class Database:
                     connection.execute(statement)
                 connection.execute(f"PRAGMA application_id={self._layout.application_id}")
                 connection.execute(f"PRAGMA user_version={self._layout.version}")
+            if wal:
+                sync_folder(os.path.dirname(self._files.path))
             connection.execute("COMMIT")
 
     # ------------------------------------------------------------ errors

@@ -87,8 +87,11 @@ class InUse:
             if age.holders or age.descriptor < 0:
                 return
             if age is self._age:
-                fcntl.flock(age.descriptor, fcntl.LOCK_UN)
-            else:
+                try:
+                    fcntl.flock(age.descriptor, fcntl.LOCK_UN)
+                except OSError:  # closing lets go as well, and what was done meanwhile stays done
+                    self._age = None
+            if age is not self._age:
                 age.close()
 
 

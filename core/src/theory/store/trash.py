@@ -262,9 +262,9 @@ class Trash:
             raise durable.refusal(StoreFailed, f"cannot write to {self._folder}", error) from error
 
 
-_TEMPORARY = re.compile(
-    r"[0-9a-f]{32}\.tmp|fetched-[0-9a-f]{32}"
-)  # theory.disk.durable and theory.rooms.artifacts
+_TEMPORARY = re.compile(  # theory.disk.durable, theory.upkeep.repair and theory.rooms.artifacts
+    r"[0-9a-f]{32}\.tmp(-lock|-wal|-shm|-journal)?|fetched-[0-9a-f]{32}"
+)
 
 
 def _listed(folder: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 What is damaged is no longer there, so a later run puts it again. Memo records that name what is damaged or
 missing go along, so that such a run is no hit. Everything is in the quarantine before it leaves its place.
+What is half written is in the store's ``tmp``, where ``theory gc`` finds it if we die.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ class _Quarantine:
             with closing(LockFile(f"{path}-lock")) as lock, lock.held(PATIENCE_S):
                 for end in ("", "-wal"):
                     with suppress(FileNotFoundError):
-                        _copy(path + end, place + end)
+                        _copy(path + end, place + end, self._store.staging)
                 database = Database(Path(fresh), LAYOUT)
                 try:
                     database.open()
@@ -138,7 +139,7 @@ class _Quarantine:
     def _keep(self, what: str, name: str, content: bytes) -> None:
         place = self._place(name)
         try:
-            durable.write_file(place, content, mode=_KEPT)
+            durable.write_file(place, content, mode=_KEPT, through=self._store.staging)
         except OSError as error:
             raise durable.refusal(StoreFailed, f"cannot write {place}", error) from error
         self.taken[what] = place
@@ -149,8 +150,8 @@ class _Quarantine:
         return f"{self._folder}/{name}.{stamp}.{os.urandom(4).hex()}"
 
 
-def _copy(source: str, dest: str) -> None:
-    descriptor, temp = durable.create(os.path.dirname(dest))
+def _copy(source: str, dest: str, through: Path) -> None:
+    descriptor, temp = durable.create(through)
     try:
         with open(source, "rb") as stream, open(descriptor, "wb") as target:
             shutil.copyfileobj(stream, target)

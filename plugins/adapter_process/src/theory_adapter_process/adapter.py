@@ -34,7 +34,12 @@ SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"  # after the environment's own prog
 _LINUX = sys.platform == "linux"
 _FORMER_S = 10.0  # how long the former try of an execution may take to die; its supervisor needs 5 at most
 _CPU_MARGIN_S = 1
-_NO_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
+_ROOM = "free some space on its disk, or choose another one: THEORY_HOME"
+_NO_WRITING = {  # what a disk may say, and the next step
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG), _ROOM),
+    errno.EIO: "the disk reports an error: look at the system's log, or choose another one: THEORY_HOME",
+    errno.ENOLCK: "its file system may not be able to lock files; choose another one: THEORY_HOME",
+}
 # Source: the architectures of Go, which Docker's platforms are spelled in.
 _ARCHITECTURES = {
     "x86_64": "amd64",
@@ -229,8 +234,8 @@ def _refused(error: OSError, workspace: Workspace) -> Exception:
         )
     if error.errno in _NO_WRITING:
         return errors.StoreFailed(
-            f"cannot write to {error.filename or workspace.cache}: {error.strerror}",
-            hint="free some space on its disk, or choose another one: THEORY_HOME",
+            f"cannot write to {error.filename2 or error.filename or workspace.cache}: {error.strerror}",
+            hint=_NO_WRITING[error.errno],
         )
     return error
 

@@ -30,6 +30,7 @@ _LOG_TAIL_BYTES = 4096
 _LOG_TAIL_LINES = 12
 _PROGRESS_CHARACTERS = 200
 _LOCK_BYTES = 4 * 1024 * 1024
+_LOCK_LINES = 100_000  # twice what _LOCK_BYTES of hashes have; as many empty ones as bytes take seconds
 
 # What pip may know of the caller: where packages come from and how to get there, but nothing that would
 # change which packages come, or where to. Patterns are compiled where they are used, not on every run.
@@ -44,16 +45,17 @@ _PLACES = (
 # What a line may say. All else (-r, -c, -e, -f and their long forms, a path, a file: URL, a variable) takes
 # in what the lock's own bytes do not cover. An index is only the way to what the line names.
 # Source: https://pip.pypa.io/en/stable/reference/requirements-file-format/
+# None of the patterns tries one end after the other: that takes hours for a line of a MiB.
 _NAMED = (
     r"(?!.*\s-)[A-Za-z0-9][\w.-]*\s*(\[[\w\s.,-]*\])?\s*"  # a project and its extras …
-    r"((\(?\s*[=<>!~][^;$]*)?|@\s*(?!file:)[a-z+]+://[^$]*?)(\s*;[^$]*)?"  # … a version, or a URL; a marker
+    r"((\(?\s*[=<>!~][^;$]*)?(;[^$]*)?|@\s*(?!file:)[a-z+]+://[^$]*)"  # … version and marker, or a URL
 )
 _OPTIONS = (
     r"(-i|--(index-url|extra-index-url|no-index|trusted-host|no-binary|only-binary|prefer-binary|pre"
     r"|require-hashes))\b.*"
 )
 _REMOTE = r"(https?|git\+[a-z]+|hg\+[a-z]+|svn\+[a-z]+|bzr\+[a-z]+)://[^$]*"
-_ARCHIVE = r".*\.(whl|zip|tar|tgz|tbz|txz|tar\.\w+)(\s*\[.*\])?"  # pip takes such a name for a file
+_ARCHIVE = r"\.(whl|zip|tar|tgz|tbz|txz|tar\.\w+)"  # pip takes such a name for a file, with extras or without
 
 
 class Interpreter(NamedTuple):
@@ -133,19 +135,27 @@ def requirements_of(processor: Processor) -> bytes | None:
             f"{where}/requirements: {name} is larger than {_LOCK_BYTES // 1024**2} MiB",
             hint="that is no lock",
         )
-    if line := _foreign_line(content):
+    if fault := _fault_in(content):
         raise errors.RegistryFault(
-            f"{where}/requirements: {name}, line {line} takes in what the lock itself does not cover",
+            f"{where}/requirements: {name}{fault}",
             hint="write all packages by name and version, as pip-compile --generate-hashes does",
         )
     return content
 
 
 @cache
-def _foreign_line(content: bytes) -> int:
-    """The number of the first line that takes in a file, a variable or something unknown; 0 for none."""
-    goes_on = False
+def _fault_in(content: bytes) -> str:
+    """What is wrong with a lock: too many lines, or one that takes in a file, a variable or an unknown."""
     lines = content.decode("utf-8", "replace").removeprefix("\ufeff").splitlines()
+    if len(lines) > _LOCK_LINES:
+        return f" has more than {_LOCK_LINES:,} lines"
+    line = _foreign_line(lines)
+    return f", line {line} takes in what the lock itself does not cover" if line else ""
+
+
+def _foreign_line(lines: list[str]) -> int:
+    """The number of the first line that takes in what the others do not cover; 0 for none."""
+    goes_on = False
     for number, line in enumerate(lines, 1):
         said = re.sub(r"(^|\s)#.*", "", line) if "#" in line else line
         said = " ".join(said.split())  # a long run of spaces would keep the patterns busy for minutes
@@ -155,9 +165,13 @@ def _foreign_line(content: bytes) -> int:
             return number
         if not said or re.fullmatch(_OPTIONS, said) or re.fullmatch(_REMOTE, said):
             continue
-        if not re.fullmatch(_NAMED, said) or ("@" not in said and re.fullmatch(_ARCHIVE, said)):
+        if not re.fullmatch(_NAMED, said) or ("@" not in said and _is_archive(said)):
             return number
     return 0
+
+
+def _is_archive(said: str) -> bool:
+    return re.search(_ARCHIVE + (r"\s*\[" if said.endswith("]") else "$"), said) is not None
 
 
 def ready_environment(

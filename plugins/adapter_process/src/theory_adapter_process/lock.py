@@ -8,7 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -49,12 +49,13 @@ def locked(
     Raises:
         Cancelled: The run was cancelled.
         Held: The patience is over.
+        OSError: The file cannot be made or locked; it says which.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         began = time.monotonic()
-        while not _take(descriptor):
+        while not _take(descriptor, path):
             waited = time.monotonic() - began
             if waited >= patience:
                 raise Held(path)
@@ -63,19 +64,24 @@ def locked(
                 impatient = None
             if channel.wait_cancelled(_POLL_S):
                 raise Cancelled
-        os.ftruncate(descriptor, 0)
         try:
             yield descriptor
         finally:
             # A copy of the descriptor may live in a process that the caller forked, so closing is not enough.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            with suppress(OSError):  # what was done meanwhile is done, and mostly closing does it as well
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
-        os.close(descriptor)
+        with suppress(OSError):  # there is nothing in it to lose
+            os.close(descriptor)
 
 
-def _take(descriptor: int) -> bool:
+def _take(descriptor: int, path: Path) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
     except BlockingIOError:
         return False
+    except OSError as error:
+        error.filename = str(path)  # neither call knows it
+        raise
     return True
