@@ -384,6 +384,15 @@ def test_blanks_around_a_boolean_do_not_matter_among_words(run: Run) -> None:
     assert (few["kinds"]["boolean"], many["kinds"]["boolean"]) == (1, 3)
 
 
+@pytest.mark.parametrize("blank", [" ", "\t", "\v", "\f", "\xa0", " \xa0 "])
+def test_a_blank_cell_is_missing_where_cells_become_many(run: Run, blank: str) -> None:
+    found = run(REF, column([*(f"word{n}" for n in range(40_000)), blank, "", "NA", f"{blank}word"])).columns[
+        "x"
+    ]
+    assert found["missing_markers"] == {"": 2, "NA": 1}
+    assert found["kinds"] == {"text": 40_001}
+
+
 def test_the_hour_24_is_no_time_on_any_python(run: Run) -> None:
     rows = [f"{date.fromordinal(700_000 + n)}T24:00:00" for n in range(40_000)]
     assert run(REF, column(rows)).columns["x"]["type"] == "text"

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from lanes import Numbers
 
 MISSING, FIRST_BLANKS = frozenset(("", *MISSING_MARKERS)), frozenset(BLANKS)
+# Of a cell, where NUL stands between them.
+BLANK_BEGINNINGS = tuple(f"\0{blank}".encode() for blank in BLANKS)
 EXAMPLES = 3
 FIRST_LOOK = 1024  # different cells after which their length is looked at
 
@@ -156,20 +158,23 @@ class Column:
     def _stream(self) -> None:
         """Take in the waiting cells: all at once if a lane knows them, else one by one."""
         cells, self.waiting = self.waiting, []
+        counts = Counter(cells)
         if self.shortened:
             self.shortened = False
-            self._take(Counter(cells), exact=False)
+            self._take(counts, exact=False)
             return
-        gaps = find_gaps(cells)
+        raw, gaps = joined(cells), {gap for gap in MISSING if gap in counts}
+        if any(beginning in raw for beginning in BLANK_BEGINNINGS):
+            gaps = find_gaps(counts)
         if gaps:
-            for cell in gaps:
-                self.markers[cell if cell in MISSING else ""] += cells.count(cell)
-            cells = [cell for cell in cells if cell not in gaps]
+            self._leave_out(gaps, counts)
+            cells = [cell for cell in cells if cell in counts]
+            raw = joined(cells)
         if not cells:
             return
-        raw, sizes = joined(cells), list(map(len, cells))
-        self._note(cells, sizes, [1] * len(cells))
-        self._sketch(raw[1:-1].split(b"\0"), Counter(cells))
+        sizes = list(map(len, cells))
+        self._note(cells, sizes)
+        self._sketch(raw[1:-1].split(b"\0"), counts)
         if found := numbers(cells, raw, max(sizes)):
             self._add_numbers(found)
         elif dated := times(cells, raw):
@@ -183,8 +188,7 @@ class Column:
 
     def _take(self, counts: Counter[str], *, exact: bool) -> None:
         """Take in cells that are counted."""
-        for gap in find_gaps(counts):
-            self.markers[gap if gap in MISSING else ""] += counts.pop(gap)
+        self._leave_out(find_gaps(counts), counts)
         if not counts:
             return
         sizes = list(map(len, counts))
@@ -195,16 +199,20 @@ class Column:
             self._sketch(list(map(str.encode, counts)), counts)
         self._sort(sort_values(counts, decimal_comma=self.decimal_comma), exact=exact)
 
-    def _note(self, cells: Collection[str], sizes: list[int], numbers: list[int]) -> None:
-        """Take note of cells that are present, whatever they mean: how long, and how often each."""
+    def _leave_out(self, gaps: set[str], counts: Counter[str]) -> None:
+        for gap in gaps:
+            self.markers[gap if gap in MISSING else ""] += counts.pop(gap)
+
+    def _note(self, cells: Collection[str], sizes: list[int], numbers: list[int] | None = None) -> None:
+        """Take note of cells that are present, whatever they mean: how long, and how often each (once)."""
         if len(self.examples) < EXAMPLES:
             fresh = dict.fromkeys(cell for cell in cells if cell not in self.examples)
             self.examples.extend(islice(fresh, EXAMPLES - len(self.examples)))
         low, high, lengths = min(sizes), max(sizes), self.lengths
         lengths.low = min(low, lengths.low) if self.present else low
         lengths.high = max(high, lengths.high)
-        lengths.total += sum(map(mul, sizes, numbers))
-        self.present += sum(numbers)
+        lengths.total += sum(map(mul, sizes, numbers) if numbers else sizes)
+        self.present += sum(numbers) if numbers else len(sizes)
 
     def _sketch(self, parts: list[bytes], counts: Counter[str]) -> None:
         if self.distinct and self.frequent:

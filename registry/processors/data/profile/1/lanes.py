@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import repeat
-from operator import itemgetter, sub
+from operator import sub
 from typing import TYPE_CHECKING
 
 from values import BLANKS, INTEGER_LENGTH, LARGEST, WORDS, day_number
@@ -66,7 +66,7 @@ def numbers(cells: Sequence[str], raw: bytes, longest: int) -> Numbers | None:
             return Numbers(integers, fractional=False, integers=integers)
         if points == len(cells) == len(signs) and longest <= INTEGER_LENGTH:
             decimals = len(cells[0]) - 1 - cells[0].index(".")
-            if set(map(itemgetter(-1 - decimals), cells)) == {"."}:
+            if raw.translate(ZEROS).count(b"." + b"0" * decimals + b"\0") == len(cells):
                 integers = list(map(int, raw.replace(b".", b"").decode()[1:-1].split("\0")))
                 return Numbers(integers, fractional=True, integers=integers, unit=10**decimals)
     except (ValueError, IndexError):

@@ -175,14 +175,24 @@ def split_columns(text: str, delimiter: str, width: int) -> tuple[list[Sequence[
     blank = width == 1 and (text.startswith("\n") or "\n\n" in text)
     if '"' in text or blank or not width or not text.endswith("\n"):
         return plain, 0
-    lines = text.split("\n")
-    longest, number = max(map(len, lines)), len(lines) - 1
+    longest, number = longest_line(text), text.count("\n")
     cells = text.replace("\n", f"{delimiter}\n{delimiter}").split(delimiter)
     every = width + 1
     if longest > CELL_LIMIT or len(cells) != number * every + 1 or cells[width::every].count("\n") != number:
         return plain, 0
     cells.pop()
     return [cells[index::every] for index in range(width)], longest
+
+
+def longest_line(text: str) -> int:
+    """Return the length of the longest line; of lines of up to ROOMY nobody asks which is."""
+    end = position = 0
+    while position < len(text):
+        end = text.rfind("\n", position, position + ROOMY + 1) + 1
+        if not end:
+            return max(map(len, text.split("\n")))
+        position = end
+    return min(ROOMY, len(text))
 
 
 def open_source(path: Path, delimiter: str | None) -> Source:

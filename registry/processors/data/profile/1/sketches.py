@@ -72,8 +72,7 @@ class Distinct:
             if sys.byteorder == "big":
                 hashes.byteswap()
             self.digests.add(set(hashes))
-        bound = self.sums.bound
-        self.sums.add({number for number in map(crc32, cells) if number < bound})
+        self.sums.add(set(filter(self.sums.bound.__gt__, map(crc32, cells))))
 
     @property
     def exact(self) -> bool:
