@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from adapter_local.staging import Bed, answer, bed, created
 from theory import cid_of
-from theory.disk import lease
+from theory.disk import removal
 from theory.errors import BadOutputPath, OutputLimit, Retry, TheoryError
 from theory_adapter_local.files.archives import Copies
 from theory_adapter_local.files.binds import Binds
@@ -56,7 +56,7 @@ class Pair(NamedTuple):
     def clear(self) -> Path:
         """Begin anew: the folder for the next tree."""
         for one in (self.made, self.fetched):
-            lease.remove(one.workspace.out)
+            removal.remove(one.workspace.out)
             one.workspace.out.mkdir(mode=0o700)
         return self.made.workspace.out
 

@@ -18,7 +18,7 @@ import pytest
 from adapter_local.command import Command, expect_gone, new_id, wait_gone
 from adapter_local.staging import answer
 from theory import cid_of, errors
-from theory.disk import lease
+from theory.disk import removal
 from theory.testing.channel import RecordingChannel
 from theory.types import Runtime
 from theory_adapter_local.container.life import name_of
@@ -106,7 +106,7 @@ def test_a_tree_of_three_thousand_folders_is_refused_and_removed(bench: Bench, e
     with pytest.raises(errors.OutputLimit, match="the outputs are nested deeper than 32 folders"):
         bench.run(job, workspace=workspace)
     expect_no_trace(engine, job)
-    lease.remove(workspace.root)  # as core does
+    removal.remove(workspace.root)  # as core does
     assert not workspace.root.exists()
 
 
@@ -188,7 +188,7 @@ def test_only_regular_files_with_plain_names_leave(bench: Bench, tmp_path: Path)
     assert {
         name: answer(ran.job.processor, out / name, tmp_path / "store") for name in os.listdir(out)
     } == LEFT
-    lease.remove(ran.workspace.root)
+    removal.remove(ran.workspace.root)
     assert not ran.workspace.root.exists()
 
 

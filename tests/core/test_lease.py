@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from theory.disk.lease import lease, remove, sweep
+from theory.disk.lease import lease, sweep
+from theory.disk.removal import remove
 from theory.errors import Busy, StoreFailed
 
 if TYPE_CHECKING:

@@ -198,7 +198,7 @@ def test_folders_too_deep_are_refused_without_walking_on(out: Path) -> None:
     os.close(here)
     with pytest.raises(OutputLimit, match="deeper than 32 folders"):
         check(out)
-    from theory.disk.lease import remove
+    from theory.disk.removal import remove
 
     remove(out)
     assert not out.exists()

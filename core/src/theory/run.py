@@ -161,7 +161,8 @@ class Runner(Home):
                 if record is not None:
                     return self._serve(prepared, record), True
             if request.execution_id is None and not request.exclusive:
-                leaving.enter_context(lease(self.settings.home / "state", execution_id))
+                spares = self.spares() if prepared.adapter.info.pretends else None
+                leaving.enter_context(lease(self.settings.home / "state", execution_id, spares))
             return self._perform(prepared, cancellation, tell), True
 
     def _prepare(

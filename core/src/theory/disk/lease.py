@@ -16,29 +16,56 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from theory.disk import durable
+from theory.disk.removal import GONE, discard, remove
 from theory.errors import Busy, StoreFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from theory.disk.spares import Spares
+
 CLAIM = "exclusive"  # the file that names the prefix which an execution has claimed
-_GONE = ".gone"  # the end of a folder's name once its owner is done with it
 _ROUNDS = 1000  # in each of which somebody removed the folder; or a link in its path leads nowhere
 _TRIES, _PAUSE_S = 10, 0.02  # a sweep of one folder takes a millisecond or two
 
 
 @contextmanager
-def lease(states: Path, execution_id: str) -> Iterator[Path]:
+def lease(states: Path, execution_id: str, spares: Spares | None = None) -> Iterator[Path]:
     """Hold an execution's folder; it is removed at the end, unless the process dies first.
 
     After an error what the adapter stored stays: if it is not closed, its retry finds it again.
+
+    Args:
+        states: Where the folders are.
+        execution_id: Whose it is.
+        spares: Where to take it from, and to leave it; for those alone who run no process in it.
 
     Raises:
         Busy: Another run holds it.
         StoreFailed: The folder cannot be made.
     """
     folder = states / execution_id
+    lock = spares.take(folder) if spares is not None else None
+    if lock is None:
+        lock = _made(folder, execution_id)
+    failed = kept = False
+    try:
+        yield folder
+        if spares is not None:
+            kept = True  # who is interrupted within must not close the lock of what others may have by now
+            kept = spares.keep(folder, lock)
+    except Exception:
+        failed = True
+        raise
+    finally:
+        if not kept:
+            (_tidy if failed else discard)(folder)
+            durable.close(lock)
+
+
+def _made(folder: Path, execution_id: str) -> int:
+    """Make the folder as an execution finds it; its lock."""
     try:
         lock = _held(folder, execution_id)
         try:
@@ -51,15 +78,7 @@ def lease(states: Path, execution_id: str) -> Iterator[Path]:
             raise
     except OSError as error:
         raise durable.refusal(StoreFailed, f"cannot make the folder {folder}", error) from error
-    failed = False
-    try:
-        yield folder
-    except Exception:
-        failed = True
-        raise
-    finally:
-        (_tidy if failed else _discard)(folder)
-        durable.close(lock)
+    return lock
 
 
 def sweep(states: Path) -> None:
@@ -70,7 +89,7 @@ def sweep(states: Path) -> None:
         return
     for name in names:
         folder = states / name
-        if name.endswith(_GONE):
+        if name.endswith(GONE):
             remove(folder)
             continue
         with suppress(OSError):
@@ -121,7 +140,7 @@ def bury(states: Path, is_over: Callable[[str, float], bool]) -> int:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _is_the_lock_of(folder, lock) and is_over(name, time.time() - _changed(folder)):
-                    _discard(folder)
+                    discard(folder)
                     buried += 1
             finally:
                 durable.close(lock)
@@ -143,34 +162,6 @@ def _unlink_if_dead(part: Path) -> None:
             durable.close(lock)
 
 
-def remove(folder: Path) -> None:
-    """Remove a folder and all below it, following no link; also what a processor made hard to remove."""
-    if os.path.islink(folder):
-        os.unlink(folder)
-        return
-    with suppress(OSError, RecursionError):
-        _empty(str(folder))
-        os.rmdir(folder)
-    if os.path.lexists(folder):
-        import subprocess  # noqa: PLC0415 - for folders without permissions or deeper than a path may be
-
-        # What rm can remove comes first: an input may be a link of a blob, whose mode must not change.
-        for command in (["rm", "-rf"], ["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
-            subprocess.run([*command, "--", str(folder)], check=False, stderr=subprocess.DEVNULL)  # noqa: S603 - no shell
-
-
-def _empty(folder: str) -> None:
-    with os.scandir(folder) as entries:
-        listed = list(entries)
-    for entry in listed:
-        with suppress(OSError):
-            if entry.is_dir(follow_symlinks=False):
-                _empty(entry.path)
-                os.rmdir(entry.path)
-            else:
-                os.unlink(entry.path)
-
-
 def _tidy(folder: Path) -> None:
     """Remove the workspace, and the folder too if the adapter stored nothing in it."""
     remove(folder / "work")
@@ -180,15 +171,7 @@ def _tidy(folder: Path) -> None:
         pass  # its owner died before it was made
     except OSError:
         return  # not empty
-    _discard(folder)
-
-
-def _discard(folder: Path) -> None:
-    """Remove the folder whose lock we hold: it loses its name at once, so the next owner makes one anew."""
-    gone = folder.with_name(f"{folder.name}.{os.urandom(8).hex()}{_GONE}")
-    with suppress(OSError):  # it stays for a sweep
-        os.rename(folder, gone)
-        remove(gone)
+    discard(folder)
 
 
 def _is_the_lock_of(folder: Path, lock: int) -> bool:
