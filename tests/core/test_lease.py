@@ -158,6 +158,24 @@ def test_what_is_linked_into_a_tree_that_is_hard_to_remove_keeps_its_mode(tmp_pa
     assert stat.S_IMODE(blob.stat().st_mode) == 0o444
 
 
+def test_what_cannot_be_removed_stays_for_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    top = tmp_path / "work"
+    top.mkdir()
+    here = os.open(top, os.O_RDONLY)
+    for _ in range(3000):  # deeper than a path may be
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path))  # no rm: as little to be had as where no file can be opened
+        remove(top)
+    assert top.exists()
+    remove(top)
+    assert not top.exists()
+
+
 def test_nothing_is_removed_through_a_link(tmp_path: Path) -> None:
     safe = tmp_path / "safe"
     safe.mkdir()

@@ -21,11 +21,12 @@ def remove(folder: Path) -> None:
         empty(str(folder))
         os.rmdir(folder)
     if os.path.lexists(folder):
-        import subprocess  # noqa: PLC0415 - for folders without permissions or deeper than a path may be
+        with suppress(OSError):  # no open file or process to be had: it stays for a sweep
+            import subprocess  # noqa: PLC0415 - for folders without permissions or deeper than a path may be
 
-        # What rm can remove comes first: an input may be a link of a blob, whose mode must not change.
-        for command in (["rm", "-rf"], ["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
-            subprocess.run([*command, "--", str(folder)], check=False, stderr=subprocess.DEVNULL)  # noqa: S603 - no shell
+            # What rm can remove comes first: an input may be a link of a blob, whose mode must not change.
+            for command in (["rm", "-rf"], ["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
+                subprocess.run([*command, "--", str(folder)], check=False, stderr=subprocess.DEVNULL)  # noqa: S603 - no shell
 
 
 def empty(folder: str) -> None:

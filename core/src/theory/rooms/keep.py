@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
+from theory.disk.durable import remedy
 from theory.entries.tree import ENTRY, files_of
 from theory.errors import RegistryFault, Retry
 from theory.formats import paths, wire
@@ -71,7 +72,8 @@ def records_of(job: Job, preimage: bytes, store: Store) -> Records:
                 raise _changed(processor)
     except OSError as error:
         raise RegistryFault(
-            f"{folder} cannot be read: {error.strerror}", hint="check its files and permissions"
+            f"{folder} cannot be read: {error.strerror}",
+            hint=remedy(error, "check its files and permissions"),
         ) from error
     return Records({}, {"entry": entry, "tree": listing, **new}, frozenset(cid for _, cid, _ in files))
 
