@@ -135,6 +135,15 @@ def test_what_modal_says_becomes_an_error_of_ours(error: Exception, code: str) -
     assert known.hint or code in {"ERR_IMAGE_BUILD", "ERR_BUSY"}
 
 
+def test_a_server_that_somebody_chose_is_named_where_it_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("MODAL_SERVER_URL", raising=False)
+    assert "MODAL_SERVER_URL" not in faults.told(ConnectionResetError("x")).hint
+    monkeypatch.setenv("MODAL_SERVER_URL", "http://127.0.0.1:1")
+    assert faults.told(ConnectionResetError("x")).hint.startswith("unset MODAL_SERVER_URL")
+
+
 def test_trouble_that_comes_back_after_a_good_while_is_a_new_one() -> None:
     now = [0.0]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 import ssl
 
@@ -34,7 +35,7 @@ _NO_CONNECTION = {
     errno.ETIMEDOUT,
 }
 _AGAIN = "try again later; https://status.modal.com says how Modal is"
-_AWAY = f"{_AGAIN}; MODAL_SERVER_URL is to be unset, unless you have a server of your own"
+_ELSEWHERE = "unset MODAL_SERVER_URL, unless that is a server of your own; else try again later"
 _NAMES = (
     "look at MODAL_ENVIRONMENT and at the names in -o;"
     " modal environment list and modal secret list show those that there are"
@@ -120,7 +121,10 @@ def told(error: BaseException) -> errors.TheoryError:  # noqa: PLR0911 - a table
             f"Modal refuses: {words}", hint="check the entry's runtime and the options"
         )
     if is_broken(error) or isinstance(error, (exception.InternalFailure, exception.ClientClosed)):
-        return errors.Retry(f"the connection to Modal broke: {words}", hint=_AWAY)
+        return errors.Retry(
+            f"the connection to Modal broke: {words}",
+            hint=_ELSEWHERE if os.environ.get("MODAL_SERVER_URL") else _AGAIN,
+        )
     return errors.PluginFailed(f"Modal failed: {words}", hint=_AGAIN)
 
 
