@@ -156,7 +156,8 @@ def misworded(ended: Ended, codes: dict[str, int]) -> Iterator[str]:
         yield f"exit status {ended.status}: {error}"
     if re.search("bug|reported?$", error["hint"]):
         yield f"it is nobody's bug: {error}"
-    if os.strerror(errno.EMFILE) in error["message"] and "ulimit -n" not in error["hint"]:
+    what_helps = "theory get" if error["code"] == "ERR_SAVE" else "ulimit -n"  # that one is closed, and kept
+    if os.strerror(errno.EMFILE) in error["message"] and what_helps not in error["hint"]:
         yield f"that is no help: {error}"
 
 
