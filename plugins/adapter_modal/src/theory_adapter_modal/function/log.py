@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 LIVE = "theory-log"  # theory_shim.LIVE
 _PAUSE_S, _LONGEST_S = 0.5, 15.0  # after the stream broke, before it is begun again
-_LOOK_S = 0.05  # between two looks of a job for pieces that came
+# Between two looks of a job for pieces that came: longer where none does, as hundreds may wait at once.
+_LOOK_S, _LONGEST_LOOK_S = 0.05, 0.4
 _FILL_S = 3.0  # between two looks for what is missing
 _LINGER_S = 2.0  # that the stream stays open for the next job
 _MOST_LINE = 1 << 20  # bytes; ours have 50 KiB at most
@@ -167,13 +168,13 @@ async def follow(call: modal.FunctionCall[bytes], execution_id: str, told: Told,
         told: Has joined.
         is_late: It joined when the command may have written something already, so that is asked for.
     """
-    filled = time.monotonic() if not is_late else 0.0
+    filled, pause = time.monotonic() if not is_late else 0.0, _LOOK_S
     while True:
-        told.pass_on()
+        pause = _LOOK_S if told.pass_on() else min(2 * pause, _LONGEST_LOOK_S)
         if (told.lacks or not filled) and time.monotonic() - filled > _FILL_S:
             await _fill(call, execution_id, told)
             filled = time.monotonic()
-        await asyncio.sleep(_LOOK_S)
+        await asyncio.sleep(pause)
 
 
 async def _fill(call: modal.FunctionCall[bytes], execution_id: str, told: Told) -> None:

@@ -52,15 +52,17 @@ class Told:
             if int(number) >= self._next and (len(self._waiting) < MOST_WAITING or int(number) == self._next):
                 self._waiting[int(number)] = (stream, text)
 
-    def pass_on(self) -> None:
-        """Pass on what is next, as far as it is here."""
+    def pass_on(self) -> bool:
+        """Pass on what is next, as far as it is here; whether there was anything."""
+        passed = False
         while True:
             with self._lock:
                 found = self._waiting.pop(self._next, None)
                 if found is None:
-                    return
+                    return passed
                 self._next += 1
             self._write(*found)
+            passed = True
 
     def complete(self, attempt: str, lines: Iterable[str]) -> None:
         """Pass on all that is still missing of the attempt that delivered."""
