@@ -92,8 +92,8 @@ async def patient() -> None:
 @app.function(image=image)
 def count(most: int, port: int = 0, fail_at: int = -1) -> Iterator[int]:
     for number in range(most):
-        if number == fail_at:
-            raise Refused(str(number))
         if port and number == 2:
             knock(port, "two")
+        if number == fail_at:
+            raise Refused(str(number))
         yield number
