@@ -139,6 +139,17 @@ def test_what_a_processor_made_hard_to_remove_is_removed(tmp_path: Path) -> None
     assert not top.exists()
 
 
+def deepen(top: Path) -> None:
+    """Make folders in it, one in the other, deeper than a path may be."""
+    here = os.open(top, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+
+
 def test_what_is_linked_into_a_tree_that_is_hard_to_remove_keeps_its_mode(tmp_path: Path) -> None:
     blob, top = tmp_path / "blob", tmp_path / "work"
     blob.write_text("x")
@@ -146,13 +157,7 @@ def test_what_is_linked_into_a_tree_that_is_hard_to_remove_keeps_its_mode(tmp_pa
     for number in range(30):  # some of them are looked at after what stops the first try
         (top / f"artifacts{number}").mkdir(parents=True)
         os.link(blob, top / f"artifacts{number}" / "input")
-    here = os.open(top, os.O_RDONLY)
-    for _ in range(3000):  # deeper than a path may be
-        os.mkdir("d", dir_fd=here)
-        below = os.open("d", os.O_RDONLY, dir_fd=here)
-        os.close(here)
-        here = below
-    os.close(here)
+    deepen(top)
     remove(top)
     assert not top.exists()
     assert stat.S_IMODE(blob.stat().st_mode) == 0o444
@@ -161,13 +166,7 @@ def test_what_is_linked_into_a_tree_that_is_hard_to_remove_keeps_its_mode(tmp_pa
 def test_what_cannot_be_removed_stays_for_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     top = tmp_path / "work"
     top.mkdir()
-    here = os.open(top, os.O_RDONLY)
-    for _ in range(3000):  # deeper than a path may be
-        os.mkdir("d", dir_fd=here)
-        below = os.open("d", os.O_RDONLY, dir_fd=here)
-        os.close(here)
-        here = below
-    os.close(here)
+    deepen(top)
     with monkeypatch.context() as patch:
         patch.setenv("PATH", str(tmp_path))  # no rm: as little to be had as where no file can be opened
         remove(top)
