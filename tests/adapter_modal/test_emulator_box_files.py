@@ -67,11 +67,11 @@ def test_what_is_in_a_folder_is_told_and_links_are_told_as_links(one: modal.Sand
 
 def test_a_link_means_a_place_in_the_sandbox(one: modal.Sandbox, tmp_path: Path) -> None:
     (tmp_path / "here").write_text("of this machine", encoding="utf-8")
-    said(one, "sh", "-c", f"mkdir -p /job/k; ln -s {tmp_path}/here /job/k/s; ln -s / /job/k/root")
+    said(one, "sh", "-c", f"mkdir -p /job/k; ln -s {tmp_path}/here /job/k/s; ln -s / /job/k/top")
     with pytest.raises(modal.exception.SandboxFilesystemNotFoundError):
         one.filesystem.read_text("/job/k/s")
     with pytest.raises(modal.exception.SandboxFilesystemNotFoundError):
-        one.filesystem.read_text(f"/job/k/root/../..{tmp_path}/here")
+        one.filesystem.read_text(f"/job/k/top/../..{tmp_path}/here")
 
 
 def test_every_refusal_has_its_error(one: modal.Sandbox) -> None:

@@ -99,7 +99,7 @@ class Container:
             mounts.append((_site_packages(), f"{INSIDE}-packages", True))
             environ["PYTHONPATH"] = f"/root:{INSIDE}-packages"
         else:
-            environ["PYTHONPATH"] = f"{self.folder}/root/root"
+            environ["PYTHONPATH"] = str(self.folder.joinpath("root", "root"))
         environ |= world.secrets.environment(proto.secret_ids)
         resources = proto.resources
         self._process = await world.runner.start(

@@ -79,7 +79,8 @@ class Spares:
 
 def _as_new(folder: str) -> bool:
     """Empty what an execution has filled, through no link; False where it has done more than fill it."""
-    work, out = f"{folder}/work", f"{folder}/work/out"
+    work = os.path.join(folder, "work")
+    out = os.path.join(work, "out")
     if set(os.listdir(folder)) != _PARTS or os.listdir(f"{folder}/adapter"):
         return False
     if not (_is_private(work) and _is_private(out)):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from theory_adapter_modal.options import Options
 
 FUNCTION = "serve"  # in theory_shim.py
+_MODULES = "/root"  # of a container: where Modal puts a function's module, and imports it from (client 1.6)
 OVERHEAD = 256  # MiB for Modal's program and ours, which live beside the command
 SPARE_S = 600  # for files to come and go, beside the command's time
 LONG_S = 3600  # a command that may take longer needs Modal's longest timeout
@@ -149,7 +150,7 @@ async def deploy(processor: Processor, options: Options, client: modal.Client, c
     image = modal.Image.from_id(image_id, client=client)
     app = modal.App(name, tags=tags)
     app.function(
-        image=image.add_local_file(BOX, f"/root/{BOX.name}"),
+        image=image.add_local_file(BOX, f"{_MODULES}/{BOX.name}"),
         name=FUNCTION,
         secrets=kept,
         volumes={str(shim().VOLUME): volume_of(processor, options, client)},
