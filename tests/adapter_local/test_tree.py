@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from theory.errors import OutputLimit
-from theory.rooms import outputs
+from theory.rooms import collect
 from theory_adapter_local.files import tree
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ def test_a_sparse_file_counts_as_it_is_while_it_runs_and_in_full_at_the_end(out:
 
 def test_limits_are_those_of_core() -> None:
     assert (tree.MAX_FILES, tree.MAX_BYTES, tree.MAX_DEPTH) == (
-        outputs.MAX_FILES,
-        outputs.MAX_BYTES,
-        outputs.MAX_DEPTH,
+        collect.MAX_FILES,
+        collect.MAX_BYTES,
+        collect.MAX_DEPTH,
     )
 
 

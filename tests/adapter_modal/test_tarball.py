@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from theory import errors
-from theory.rooms import outputs
+from theory.rooms import collect
 from theory_adapter_modal.sandbox import sums
 from theory_adapter_modal.sandbox.tarball import Broken, Reader, unpack
 
@@ -128,9 +128,9 @@ def test_an_archive_that_ends_too_early_is_no_whole_one(tmp_path: Path, cut: int
 
 def test_limits_are_those_of_core() -> None:
     assert (sums.MAX_FILES, sums.MAX_BYTES, sums.MAX_DEPTH) == (
-        outputs.MAX_FILES,
-        outputs.MAX_BYTES,
-        outputs.MAX_DEPTH,
+        collect.MAX_FILES,
+        collect.MAX_BYTES,
+        collect.MAX_DEPTH,
     )
 
 

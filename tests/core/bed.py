@@ -55,12 +55,13 @@ class Fake:
     offers: frozenset[Capability] = EVERYTHING
     pretends: bool = False
     options: type | None = None
+    folders: bool = True
     image: Image = field(default_factory=lambda: Image("fake:1", None, "linux/amd64", "3.11"))
     calls: list[Call] = field(default_factory=list)
 
     @hookimpl
     def describe_adapter(self) -> AdapterInfo:
-        return AdapterInfo("fakes", self.offers, self.pretends, self.options)
+        return AdapterInfo("fakes", self.offers, self.pretends, self.options, folders=self.folders)
 
     @hookimpl
     def identify(self, processor: Processor) -> Image:

@@ -64,7 +64,7 @@ RUN = ("run", "test/thing@1", "--adapter", "light", "--json")
 HEAVY = {
     "asyncio", "concurrent.futures", "csv", "difflib", "docker", "http", "importlib.metadata", "jsonschema",
     "logging", "modal", "multiprocessing", "requests", "rfc8785", "rich", "sqlalchemy", "ssl", "subprocess",
-    "tempfile", "theory.disk.spares", "theory.formats.escapes", "urllib.request", "yaml", "zipfile",
+    "tempfile", "theory.formats.escapes", "urllib.request", "yaml", "zipfile",
 }  # fmt: skip
 
 

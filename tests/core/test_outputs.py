@@ -15,7 +15,7 @@ from core.bed import Call, Fake, done, house, write_entry
 from theory import Failure, Success
 from theory.entries.registry import FolderRegistry
 from theory.errors import BadOutputPath, BadOutputs, DuplicateOutput, OutputLimit, Retry, StoreFailed
-from theory.rooms import outputs
+from theory.rooms import collect, outputs
 from theory.rooms.redact import Redactor
 from theory.store.filestore import FileStore
 from theory.types import Ref
@@ -212,7 +212,7 @@ def test_32_folders_are_deep_enough_for_everybody(out: Path) -> None:
 
 
 def test_too_many_files_are_refused(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outputs, "MAX_FILES", 3)
+    monkeypatch.setattr(collect, "MAX_FILES", 3)
     for number in range(4):
         (out / str(number)).write_text("x")
     with pytest.raises(OutputLimit, match="more than 3 files"):
@@ -516,7 +516,7 @@ def test_outputs_that_break_the_schema_are_a_failure_that_names_nothing(tmp_path
 
 
 def test_folders_are_limited_as_files_are(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outputs, "MAX_FILES", 5)
+    monkeypatch.setattr(collect, "MAX_FILES", 5)
     for number in range(6):
         (out / str(number)).mkdir()
     with pytest.raises(OutputLimit, match="in more than 5 folders"):

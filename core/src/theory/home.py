@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from theory.config import Settings
-    from theory.disk.spares import Spares
     from theory.ledger.upkeep import Upkeep
     from theory.types import Artifact, Envelope, Store
 
@@ -57,8 +56,7 @@ class Home:
         self._upkeep: Upkeep | None = None
         self._store: Store | None = None
         self._sources: tuple[Source, ...] | None = None
-        self._spares: Spares | None = None
-        self._tidy = self._enrolled = self._has_run = False
+        self._tidy = self._enrolled = False
 
     def __enter__(self: Here) -> Here:  # noqa: PYI019 - typing.Self is newer than our oldest Python
         return self
@@ -72,9 +70,6 @@ class Home:
             ledger, self._ledger = self._ledger, None
             upkeep, self._upkeep = self._upkeep, None
             store = self._store
-            spares, self._spares = self._spares, None
-        if spares is not None:
-            spares.close()
         if ledger is not None:
             ledger.close()
         if upkeep is not None:
@@ -124,16 +119,6 @@ class Home:
             if self._sources is None:
                 self._sources = tuple(sources_of(self.settings, self.plugins))
             return self._sources
-
-    def spares(self) -> Spares | None:
-        """Folders that executions leave to the next ones; None for the first: most runners run once."""
-        with self._lock:
-            if self._spares is None and self._has_run:
-                from theory.disk.spares import Spares  # noqa: PLC0415 - as it says
-
-                self._spares = Spares(self.settings.home / "state")
-            self._has_run = True
-            return self._spares
 
     def stored_envelope(self, execution_id: str) -> Envelope | None:
         """The envelope of a closed execution."""

@@ -160,9 +160,8 @@ class Runner(Home):
                 record = recall(self.store, job.memo_key, prefix, cancelled=cancellation.is_set)
                 if record is not None:
                     return self._serve(prepared, record), True
-            if request.execution_id is None and not request.exclusive:
-                spares = self.spares() if prepared.adapter.info.pretends else None
-                leaving.enter_context(lease(self.settings.home / "state", execution_id, spares))
+            if request.execution_id is None and not request.exclusive and prepared.adapter.info.folders:
+                leaving.enter_context(lease(self.settings.home / "state", execution_id))
             return self._perform(prepared, cancellation, tell), True
 
     def _prepare(
@@ -191,7 +190,7 @@ class Runner(Home):
         self.tidy_up(execution_id)
         leaving.enter_context(self.in_use())
         states = self.settings.home / "state"
-        # A minted one is nobody else's, and a hit needs no folder; a claim is a file in it.
+        # A minted one is nobody else's, and not every run needs a folder; a claim is a file in it.
         if request.execution_id is not None or request.exclusive:
             leaving.enter_context(lease(states, execution_id))
         if request.exclusive:
@@ -240,7 +239,7 @@ class Runner(Home):
             check_outcome(job, outcome, channel, cancellation.signal)
             outputs = check_outputs(
                 job.processor,
-                prepared.workspace.out,
+                prepared.workspace.out if outcome.files is None else outcome.files,
                 admission.prefix,
                 store,
                 prepared.redactor,

@@ -201,6 +201,7 @@ class Outcome(Record):
     cost_micro_usd: int | None = None  # what the adapter charges; None: unknown
     message: str = ""  # more about the end, for people
     image: Image | None = None  # what ran, where ``identify`` could not know it: built or pulled since
+    files: Mapping[str, bytes] | None = None  # the outputs by path, held in memory; None: they are in out
 
 
 class AdapterInfo(Record):
@@ -211,6 +212,7 @@ class AdapterInfo(Record):
     pretends: bool = False  # simulates: gets no secrets and no files, and serves no real run from the memo
     options: type | None = None  # a dataclass whose fields are the options; None: it takes none
     capacity: int = 1  # jobs that it can usefully run at once
+    folders: bool = True  # a job has a Workspace; without, none of it is made, and Outcome has the files
 
 
 class Finding(Record):

@@ -23,15 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from theory.disk.spares import Spares
-
 CLAIM = "exclusive"  # the file that names the prefix which an execution has claimed
 _ROUNDS = 1000  # in each of which somebody removed the folder; or a link in its path leads nowhere
 _TRIES, _PAUSE_S = 10, 0.02  # a sweep of one folder takes a millisecond or two
 
 
 @contextmanager
-def lease(states: Path, execution_id: str, spares: Spares | None = None) -> Iterator[Path]:
+def lease(states: Path, execution_id: str) -> Iterator[Path]:
     """Hold an execution's folder; it is removed at the end, unless the process dies first.
 
     After an error what the adapter stored stays: if it is not closed, its retry finds it again.
@@ -39,29 +37,22 @@ def lease(states: Path, execution_id: str, spares: Spares | None = None) -> Iter
     Args:
         states: Where the folders are.
         execution_id: Whose it is.
-        spares: Where to take it from, and to leave it; for those alone who run no process in it.
 
     Raises:
         Busy: Another run holds it.
         StoreFailed: The folder cannot be made.
     """
     folder = states / execution_id
-    lock = spares.take(folder) if spares is not None else None
-    if lock is None:
-        lock = _made(folder, execution_id)
-    failed = kept = False
+    lock = _made(folder, execution_id)
+    failed = False
     try:
         yield folder
-        if spares is not None:
-            kept = True  # who is interrupted within must not close the lock of what others may have by now
-            kept = spares.keep(folder, lock)
     except Exception:
         failed = True
         raise
     finally:
-        if not kept:
-            (_tidy if failed else discard)(folder)
-            durable.close(lock)
+        (_tidy if failed else discard)(folder)
+        durable.close(lock)
 
 
 def _made(folder: Path, execution_id: str) -> int:

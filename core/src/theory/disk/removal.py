@@ -18,7 +18,7 @@ def remove(folder: Path) -> None:
         os.unlink(folder)
         return
     with suppress(OSError, RecursionError):
-        empty(str(folder))
+        _empty(str(folder))
         os.rmdir(folder)
     if os.path.lexists(folder):
         with suppress(OSError):  # no open file or process to be had: it stays for a sweep
@@ -29,14 +29,13 @@ def remove(folder: Path) -> None:
                 subprocess.run([*command, "--", str(folder)], check=False, stderr=subprocess.DEVNULL)  # noqa: S603 - no shell
 
 
-def empty(folder: str) -> None:
-    """Remove what is in a folder, following no link below it, as far as that can be removed."""
+def _empty(folder: str) -> None:
     with os.scandir(folder) as entries:
         listed = list(entries)
     for entry in listed:
         with suppress(OSError):
             if entry.is_dir(follow_symlinks=False):
-                empty(entry.path)
+                _empty(entry.path)
                 os.rmdir(entry.path)
             else:
                 os.unlink(entry.path)

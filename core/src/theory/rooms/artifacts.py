@@ -69,13 +69,16 @@ def lay_out(
     """Make the workspace complete: the inputs, and each input file at its world path, read-only and verified.
 
     An adapter that pretends reads no file of it, so it gets none. One that isolates gets the store's own file
-    where a link can be made: no command can write to it there, so a large file costs no copy.
+    where a link can be made: no command can write to it there, so a large file costs no copy. One without
+    folders has nothing to be laid out.
 
     Raises:
         Damaged: The store's copy is not what its cid says.
         StoreFailed: The workspace cannot be written.
         Interrupted: ``cancelled`` said so.
     """
+    if not info.folders:
+        return
     folders: set[str] = set()
     isolates = "isolation" in info.offers
     try:

@@ -9,6 +9,7 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from theory.errors import Interrupted, OutOfMemory, PluginFailed, ProcessorFailed, TimedOut
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from theory.plugins import Adapter
     from theory.rooms.delivery import Delivery
     from theory.rooms.redact import Redactor
-    from theory.types import Job, JsonObject, Outcome, Scalar, Secrets, Workspace
+    from theory.types import AdapterInfo, Job, JsonObject, Outcome, Scalar, Secrets, Workspace
 
 NOTE = "theory: "  # begins what an adapter adds to the log by itself; it is never the command's last word
 MAX_LINE_BYTES = 64 * 1024  # a longer line is shown in pieces and is no event
@@ -158,7 +159,7 @@ def execute(
         ) from error
     finally:
         channel.close()
-    if fault := _fault(outcome):
+    if fault := _fault(outcome) or _fault_of_files(outcome, adapter.info):
         raise PluginFailed(f"the adapter {adapter.name} answered {fault}", hint="that is a bug in the plugin")
     return outcome
 
@@ -211,6 +212,20 @@ def _fault(outcome: Outcome) -> str:
     if not (math.isfinite(outcome.started_at) and 0 <= outcome.started_at <= _LAST_MOMENT):
         return f"a start at {outcome.started_at!r}"
     return "" if type(outcome.image) in {Image, type(None)} else f"the image {outcome.image!r}"
+
+
+def _fault_of_files(outcome: Outcome, info: AdapterInfo) -> str:
+    """What cannot be in the outputs that an adapter hands over; or an empty string."""
+    files: object = outcome.files
+    if files is None:
+        missing = not info.folders and (outcome.ended, outcome.exit_code) == ("exit", 0)
+        return "no files, and has no folder for them" if missing else ""
+    if not isinstance(files, Mapping):
+        return f"with files of type {type(files).__name__}"
+    for name, data in files.items():
+        if not (type(name) is str and type(data) is bytes):
+            return f"with the file {name!r} of type {type(data).__name__}"
+    return ""
 
 
 def _event(line: bytes) -> JsonObject | None:

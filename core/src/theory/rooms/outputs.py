@@ -1,34 +1,19 @@
-"""Room 8: the files that the processor left become named, checked outputs.
-
-Only regular files leave, hashed from the same descriptor that is copied; nothing follows a link, ``out``
-itself included.
-"""
+"""Room 8: what the processor left becomes named, checked outputs."""
 
 from __future__ import annotations
 
-import errno
-import os
-import stat
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import field
 from typing import TYPE_CHECKING, cast
 
-from theory.disk import durable
 from theory.entries.schemas import BadSchema, Mismatch, schema_of
-from theory.errors import (
-    BadOutputPath,
-    BadOutputs,
-    DuplicateOutput,
-    OutputLimit,
-    RegistryFault,
-    Retry,
-    StoreFailed,
-)
+from theory.errors import BadOutputPath, BadOutputs, DuplicateOutput, RegistryFault
 from theory.formats import paths
 from theory.formats.canon import MAX_INTEGER, MAX_JSON_VALUES, BadJson, most_values, parse_json
 from theory.formats.mime import mime_of
 from theory.formats.wire import CORE_META
 from theory.record import Record
+from theory.rooms.collect import Folder, Memory
 from theory.store import blobs
 from theory.types import Artifact
 
@@ -39,9 +24,6 @@ if TYPE_CHECKING:
     from theory.rooms.redact import Redactor
     from theory.types import Json, JsonObject, Processor, Scalar, Staged, Store
 
-MAX_FILES = 20_000
-MAX_BYTES = 64 * 1024**3  # of all outputs together, as their sizes say, so that a sparse file counts in full
-MAX_DEPTH = 32  # folders below out
 MAX_PARSED_BYTES = 4 * 1024 * 1024  # a larger JSON file is checked by its mime and size only
 MAX_PARSED_SUM_BYTES = (
     16 * 1024 * 1024
@@ -50,20 +32,7 @@ MAX_META = 32  # members of meta.json that join the envelope
 MAX_META_BYTES = 1024  # of a string among them
 META = "meta.json"
 
-_NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)
-_OF_THE_DISK = (errno.EIO, errno.ENOSPC, errno.EDQUOT)  # it refuses, whatever the processor did
-_PACK = "pack them into an archive, or write less"
-_READABLE = "the processor leaves its outputs readable for the user who runs it"
 _META_HINT = "it is an object of a few scalars, such as tokens_in; put the rest into a file of its own"
-_KINDS = {
-    stat.S_IFLNK: "a link",
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Outputs(Record):
@@ -78,7 +47,7 @@ class Outputs(Record):
 
 def check_outputs(
     processor: Processor,
-    out: Path,
+    left: Path | Mapping[str, bytes],
     prefix: str,
     store: Store,
     redactor: Redactor,
@@ -87,25 +56,30 @@ def check_outputs(
 ) -> Outputs:
     """Collect, name and validate the outputs; the caller puts or discards what is staged.
 
+    Args:
+        processor: Whose outputs these are.
+        left: The folder that has them, or the content of each by its path.
+        prefix: Below which they are named.
+        store: Where they will go.
+        redactor: Knows the values that no name may have, and no content should.
+        cancelled: Asked while large files stream.
+
     Raises:
         BadOutputPath, DuplicateOutput, OutputLimit, BadOutputs: Which file, and what is wrong with it.
         Retry: This process has too many files open.
         StoreFailed: The disk refuses to read them, or the store to take them.
     """
-    with _worded(
-        "the folder for outputs", "the processor writes into THEORY_ROOT/job/out and leaves it there"
-    ):
-        root = os.open(out, _FOLDER)
+    source = Memory(left) if isinstance(left, Mapping) else Folder(left)
     batch = blobs.Batch(store)
     outputs: list[Artifact] = []
     document: JsonObject = {}
     parsed = values = looked_at = 0
     warnings: list[str] = []
     try:
-        names = sorted(_listed(root), key=lambda name: (name == META, name))
+        names = sorted(source.names(), key=lambda name: (name == META, name))
         _check_names(names, prefix, redactor)
         for name in names:
-            blob = batch.add(_staged(root, name, store, cancelled))
+            blob = batch.add(source.staged(name, store, cancelled))
             mime = mime_of(name)
             outputs.append(Artifact(prefix + name, blob.cid, blob.size_bytes, mime))
             document[name] = {"mime": mime, "size_bytes": blob.size_bytes}
@@ -126,58 +100,7 @@ def check_outputs(
         batch.discard()
         raise
     finally:
-        durable.close(root)
-
-
-def _listed(root: int) -> list[str]:
-    """Every file below a folder, by relative path; bounded before a byte is read."""
-    names: list[str] = []
-    total = folders = 0
-    todo = [""]
-    while todo:
-        prefix = todo.pop()
-        if prefix.count("/") > MAX_DEPTH:
-            raise OutputLimit(
-                f"the outputs are nested deeper than {MAX_DEPTH} folders: {paths.quoted(prefix[:-1])}",
-                hint=_PACK,
-            )
-        for entry, found in _entries(root, prefix):
-            name = prefix + entry
-            if fault := paths.fault_of_segment(entry):
-                raise BadOutputPath(
-                    f"the output {paths.quoted(name)} {fault}", hint="write it under another name"
-                )
-            if stat.S_ISDIR(found.st_mode):
-                todo.append(name + "/")
-                folders += 1
-                if folders > MAX_FILES:
-                    raise OutputLimit(f"the outputs are in more than {MAX_FILES:,} folders", hint=_PACK)
-                continue
-            if not stat.S_ISREG(found.st_mode):
-                raise _not_regular(name, found.st_mode)
-            names.append(name)
-            total += found.st_size
-            if len(names) > MAX_FILES:
-                raise OutputLimit(f"the outputs are more than {MAX_FILES:,} files", hint=_PACK)
-            if total > MAX_BYTES:
-                raise OutputLimit(
-                    f"the outputs are larger than {MAX_BYTES // 1024**3} GiB"
-                    f" with {paths.quoted(name)}, which has {found.st_size:,} bytes",
-                    hint="write less; a sparse file counts in full",
-                )
-    return names
-
-
-def _entries(root: int, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
-    """What is in one folder below ``out``, or in ``out`` itself."""
-    with _worded(f"the folder {paths.quoted(prefix)} of the outputs", _READABLE):
-        folder = _opened(root, prefix.rstrip("/"), _FOLDER) if prefix else os.dup(root)
-        try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    yield entry.name, entry.stat(follow_symlinks=False)
-        finally:
-            durable.close(folder)
+        source.close()
 
 
 def _check_names(names: list[str], prefix: str, redactor: Redactor) -> None:
@@ -205,73 +128,6 @@ def _check_names(names: list[str], prefix: str, redactor: Redactor) -> None:
 
 def _slashes(name: str) -> Iterator[int]:
     return (at for at, char in enumerate(name) if char == "/")
-
-
-def _opened(root: int, name: str, flags: int) -> int:
-    """Open something below a folder without following a link in any part of its path."""
-    *folders, last = name.split("/")
-    here = os.dup(root)
-    try:
-        for folder in folders:
-            below = os.open(folder, _FOLDER, dir_fd=here)
-            durable.close(here)
-            here = below
-        return os.open(last, flags, dir_fd=here)
-    finally:
-        durable.close(here)
-
-
-def _staged(root: int, name: str, store: Store, cancelled: Callable[[], bool]) -> Staged:
-    with _worded(f"the output {paths.quoted(name)}", _READABLE):
-        descriptor = _opened(root, name, _FILE)
-        try:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                raise _not_regular(name, found.st_mode)
-
-            def stopped() -> bool:
-                if os.fstat(descriptor).st_size != found.st_size:  # it might grow for ever
-                    raise _changed(name)
-                return cancelled()
-
-            blob = blobs.stage(store, descriptor, cancelled=stopped)
-        finally:
-            durable.close(descriptor)
-    if blob.size_bytes != found.st_size:
-        raise _changed(name)
-    return blob
-
-
-def _changed(name: str) -> BadOutputPath:
-    return BadOutputPath(
-        f"the output {paths.quoted(name)} was changed while it was collected",
-        hint="the processor must end what writes it before it ends itself",
-    )
-
-
-@contextmanager
-def _worded(what: str, hint: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _OF_THE_DISK:
-            raise durable.refusal(StoreFailed, f"{what} cannot be read", error) from error
-        if error.errno in _NO_MORE_FILES:
-            raise Retry(
-                f"{what} cannot be opened: {error.strerror}", hint="allow more open files: ulimit -n 1024"
-            ) from error
-        if error.errno in {errno.ELOOP, errno.ENOTDIR, errno.ENOENT}:
-            raise BadOutputPath(
-                f"{what} was replaced or removed while the processor ran", hint=hint
-            ) from None
-        raise BadOutputPath(f"{what} cannot be read: {error.strerror}", hint=hint) from None
-
-
-def _not_regular(name: str, mode: int) -> BadOutputPath:
-    kind = _KINDS.get(stat.S_IFMT(mode), "a special file")
-    return BadOutputPath(
-        f"the output {paths.quoted(name)} is {kind}", hint="write a regular file in its place"
-    )
 
 
 def _is_read(name: str, mime: str, size_bytes: int, parsed: int) -> bool:

@@ -60,7 +60,9 @@ class Ran:
         return "\n".join([str(self.outcome), *output])
 
     def outputs(self) -> dict[str, bytes]:
-        """Every file in ``out``, by relative path."""
+        """Every output by path: what the adapter handed over, or the files in ``out``."""
+        if self.outcome.files is not None:
+            return dict(self.outcome.files)
         return {
             path.relative_to(self.workspace.out).as_posix(): path.read_bytes()
             for path in sorted(self.workspace.out.rglob("*"))
@@ -180,9 +182,14 @@ class Bench:
         )
 
     def workspace(self, job: Job, content: Mapping[str, bytes] | None = None) -> Workspace:
-        """Fresh folders for a job, laid out as core does; ``content`` has its artifacts' bytes by path."""
+        """Fresh folders for a job, laid out as core does; ``content`` has its artifacts' bytes by path.
+
+        For an adapter that says that it needs none they are not there.
+        """
         root = self.folder / f"work-{random_source.token_hex(4)}"
         workspace = Workspace(root, self.folder / "state" / job.execution_id, self.cache)
+        if not self.info.folders:
+            return workspace
         workspace.out.mkdir(parents=True)
         workspace.state.mkdir(parents=True, exist_ok=True)
         workspace.inputs.write_bytes(canon.canonical(job.inputs))
@@ -214,7 +221,10 @@ class Bench:
             )
             returned_at = time.monotonic()
             assert isinstance(outcome, Outcome), f"execute gave {outcome!r}, which is no Outcome"
-            assert place.inputs.read_bytes() == canon.canonical(job.inputs), "execute changed inputs.json"
+            if self.info.folders:
+                assert place.inputs.read_bytes() == canon.canonical(job.inputs), "execute changed inputs.json"
+            else:
+                assert not place.root.exists(), "it says that it needs no folders, and made some"
             return Ran(job, place, line, outcome, began_at, returned_at, returned_at - began)
 
         return Later(execute)

@@ -18,12 +18,10 @@ from theory import (
     errors,
     hookimpl,
 )
-from theory_adapter_mock.answer import answer_to, write
+from theory_adapter_mock.answer import answer_to
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from theory import Channel, Job, Processor, Workspace
+    from theory import Channel, Job, Processor
 
 _MAX_MICRO_USD = 2**53 - 1  # what the ledger can hold
 _MAX_EXIT_CODE = 255
@@ -83,6 +81,7 @@ def describe_adapter() -> AdapterInfo:
         summary="simulates: answers from the entry or its outputs schema, runs nothing, fails on demand",
         offers=frozenset(get_args(Capability)),
         pretends=True,
+        folders=False,
         options=Options,
         capacity=64,
     )
@@ -106,13 +105,12 @@ def identify(processor: Processor, options: Options) -> Image:
 
 
 @hookimpl
-def execute(job: Job, workspace: Workspace, options: Options, channel: Channel) -> Outcome:
-    """Pretend to run the job: wait, say what the options ask for, leave the answer in ``out``.
+def execute(job: Job, options: Options, channel: Channel) -> Outcome:
+    """Pretend to run the job: wait, say what the options ask for, hand over the answer.
 
     Raises:
         RegistryFault, Unsupported: As ``identify``.
-        StoreFailed: The workspace cannot be written.
-        RuntimeError: The option fail=crash asks for it; half of the answer is there.
+        RuntimeError: The option fail=crash asks for it.
     """
     answer = answer_to(job.processor)
     tokens: list[str] = []
@@ -123,32 +121,34 @@ def execute(job: Job, workspace: Workspace, options: Options, channel: Channel) 
     started_at, began = time.time(), time.monotonic()
 
     def outcome(
-        ended: Literal["exit", "timeout", "oom", "cancelled"], exit_code: int | None = None, message: str = ""
+        ended: Literal["exit", "timeout", "oom", "cancelled"],
+        exit_code: int | None = None,
+        message: str = "",
+        files: dict[str, bytes] | None = None,
     ) -> Outcome:
         took = time.monotonic() - began
         cost = options.cost_micro_usd
-        return Outcome(ended, exit_code, started_at, took, cost_micro_usd=cost, message=message)
+        return Outcome(ended, exit_code, started_at, took, cost_micro_usd=cost, message=message, files=files)
 
     channel.started()
     if options.log:
         channel.write("stdout", options.log.encode() + b"\n")
     if options.latency_s and (cut_short := _wait(options.latency_s, channel)):
         return outcome(cut_short)
-    if options.fail in {"timeout", "oom"}:
-        return outcome("timeout" if options.fail == "timeout" else "oom", message="simulated")
+    if options.fail == "timeout" or options.fail == "oom":  # noqa: PLR1714 - mypy knows by this what is left
+        return outcome(options.fail, message="simulated")
     if options.exit_code:
         channel.write("stderr", f"simulated failure: exit_code={options.exit_code}\n".encode())
         return outcome("exit", options.exit_code)
     if tokens:
         lines = (json.dumps({"event": "token", "text": token}, ensure_ascii=False) + "\n" for token in tokens)
         channel.write("stdout", "".join(lines).encode())
+    if options.fail == "crash":
+        raise RuntimeError("the mock adapter breaks down halfway, because fail=crash asks for it")
     files = answer.files()
     if options.fail:
         files = _spoiled(files, options.fail)
-    _leave(files, workspace.out)
-    if options.fail == "crash":
-        raise RuntimeError("the mock adapter breaks down halfway, because fail=crash asks for it")
-    return outcome("exit", 0)
+    return outcome("exit", 0, files=files)
 
 
 @hookimpl
@@ -157,24 +157,11 @@ def diagnose() -> tuple[Finding, ...]:
     return (Finding("mock adapter", ok=True, message="simulates; it needs nothing"),)
 
 
-def _leave(files: dict[str, bytes], out: Path) -> None:
-    try:
-        write(files, out)
-    except OSError as error:
-        raise errors.StoreFailed(
-            f"cannot write to {error.filename or out}: {error.strerror}",
-            hint="see that its disk has space, and that more files may be open (ulimit -n);"
-            " THEORY_HOME names another place",
-        ) from error
-
-
-def _spoiled(files: dict[str, bytes], how: str) -> dict[str, bytes]:
+def _spoiled(files: dict[str, bytes], how: Literal["outputs", "output_path"]) -> dict[str, bytes]:
     """The files of a run that goes wrong at its end."""
     if how == "outputs":
         return {"meta.json": b"this is no JSON: fail=outputs\n"}  # whatever the schema says of it
-    if how == "output_path":
-        return {**files, "two\nlines.txt": b"no artifact may have this name: fail=output_path\n"}
-    return dict(list(files.items())[: (len(files) + 1) // 2])
+    return {**files, "two\nlines.txt": b"no artifact may have this name: fail=output_path\n"}
 
 
 def _wait(seconds: float, channel: Channel) -> Literal["cancelled", "timeout"] | None:

@@ -10,7 +10,6 @@ from theory import errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
     from theory import Json, JsonObject, Processor
 
@@ -95,17 +94,6 @@ def answer_to(processor: Processor) -> Answer:
         texts={path: value for path, value in outputs.items() if isinstance(value, str)},
         documents={path: value for path, value in outputs.items() if not isinstance(value, str)},
     )
-
-
-def write(files: Mapping[str, bytes], out: Path) -> None:
-    """Put the files below ``out``."""
-    made = {""}
-    for path, data in files.items():
-        parent = path.rpartition("/")[0]
-        if parent not in made:
-            (out / parent).mkdir(parents=True, exist_ok=True)
-            made.add(parent)
-        (out / path).write_bytes(data)
 
 
 def _derived(processor: Processor) -> Answer:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# Source: theory.rooms.outputs, which refuses at the end what has more; a test compares.
+# Source: theory.rooms.collect, which refuses at the end what has more; a test compares.
 MAX_FILES = 20_000
 MAX_BYTES = 64 * 1024**3
 MAX_DEPTH = 32

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from theory import errors
 
-# Source: theory.rooms.outputs, which refuses at the end what has more; a test compares.
+# Source: theory.rooms.collect, which refuses at the end what has more; a test compares.
 MAX_FILES = 20_000
 MAX_BYTES = 64 * 1024**3
 MAX_DEPTH = 32
