@@ -12,6 +12,7 @@ import pytest
 from theory import Capability, errors, types
 from theory.testing.channel import RecordingChannel
 from theory_adapter_mock import adapter as mock
+from theory_adapter_mock.answer import answer_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +42,12 @@ def test_no_answer_depends_on_a_capability_of_the_machine() -> None:
     assert (image.id[:8], image.digest, image.platform, image.python) == ("mock:b3:", None, "", None)
     assert image == mock.identify(_processor(CHAT), mock.Options())
     assert image != mock.identify(_processor(CHAT), mock.Options(fail="timeout"))
+
+
+def test_the_answer_of_one_entry_is_never_that_of_another() -> None:
+    for number in range(300):  # each is gone before the next comes, so that it may get the place of the last
+        text = f"answer {number}"
+        assert answer_to(_processor({"outputs": {"a.txt": text}})).texts == {"a.txt": text}
 
 
 def test_every_option_has_a_line_of_help() -> None:

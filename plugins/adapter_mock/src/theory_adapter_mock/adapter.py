@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
 from theory import (
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _MAX_MICRO_USD = 2**53 - 1  # what the ledger can hold
 _MAX_EXIT_CODE = 255
 _MAX_LATENCY_S = 86_400  # a day
+_spelled = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def identify(processor: Processor, options: Options) -> Image:
         Unsupported: The outputs schema is not simple enough to derive an answer from.
     """
     answer_to(processor)
-    chosen = {name: value for name, value in asdict(options).items() if value != getattr(Options, name)}
+    chosen = {name: value for name, value in vars(options).items() if value != getattr(Options, name)}
     material = {"answer": processor.adapter.get("mock", {}), "options": chosen}
     return Image(id="mock:" + cid_of(canonical_json(material)), digest=None, platform="")
 
@@ -141,7 +142,7 @@ def execute(job: Job, options: Options, channel: Channel) -> Outcome:
         channel.write("stderr", f"simulated failure: exit_code={options.exit_code}\n".encode())
         return outcome("exit", options.exit_code)
     if tokens:
-        lines = (json.dumps({"event": "token", "text": token}, ensure_ascii=False) + "\n" for token in tokens)
+        lines = (_spelled({"event": "token", "text": token}) + "\n" for token in tokens)
         channel.write("stdout", "".join(lines).encode())
     if options.fail == "crash":
         raise RuntimeError("the mock adapter breaks down halfway, because fail=crash asks for it")

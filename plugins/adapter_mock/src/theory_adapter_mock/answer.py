@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 META = "meta.json"  # the output whose members join the envelope
 _MAX_PATH = 1024  # characters; a world path has no more bytes
 _MAX_NAME_BYTES = 255  # of one segment: NAME_MAX of Linux and macOS
+_MOST_KNOWN = 64
+_known: dict[int, tuple[Processor, Answer]] = {}  # by the id of the entry, which stays its own as it is kept
 _TOKEN = re.compile(r"^\s+|\S+\s*")  # joined again, the tokens are the text
 
 
@@ -70,6 +72,15 @@ def answer_to(processor: Processor) -> Answer:
         RegistryFault: adapter.mock of the entry is wrong.
         Unsupported: It gives no outputs, and its outputs schema is not simple enough to derive them from.
     """
+    found = _known.get(id(processor))
+    if found is None:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        found = _known[id(processor)] = (processor, _made(processor))
+    return found[1]
+
+
+def _made(processor: Processor) -> Answer:
     told = processor.adapter.get("mock", {})
     unknown = sorted(told.keys() - {"outputs"})
     if unknown:
