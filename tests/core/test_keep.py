@@ -89,7 +89,7 @@ def test_the_files_of_a_tree_are_durable_before_its_listing_and_put_once(tmp_pat
             listing = json.loads(stream.read())
         files = {cid for _, cid, _ in listing}
         assert [path for path, _, _ in listing] == ["Dockerfile", "main.py"]
-        assert set(store.puts[1]) == files  # the first one is that of attachments: none
+        assert set(store.puts[0]) == files
         store.puts.clear()
         good(runner.run("test/thing@1", {"n": 2}))
         assert not files & {cid for put in store.puts for cid in put}

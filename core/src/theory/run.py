@@ -231,7 +231,9 @@ class Runner(Home):
         reserved, outcome = False, None
         began = time.time()
         try:
-            self.ledger.reserve(prepared.request.plan, job.execution_id, admission.reserve_micro_usd)
+            # Of an id that is new nobody can hold anything, so to hold nothing for it is nothing to ask.
+            if admission.reserve_micro_usd or prepared.request.execution_id:
+                self.ledger.reserve(prepared.request.plan, job.execution_id, admission.reserve_micro_usd)
             reserved = True
             outcome = execute(job, adapter, prepared.workspace, admission.options, admission.secrets, channel)
             prepared = ran_as(prepared, outcome.image)

@@ -59,8 +59,7 @@ def stage(
         descriptor, path = durable.create(folder)
 
     def take(block: memoryview | bytes) -> None:
-        if cancelled is not None and cancelled():
-            raise Interrupted(f"cancelled after {hasher.size_bytes:,} bytes")
+        _stop_if(cancelled, hasher.size_bytes)
         hasher.update(block)
 
     try:
@@ -123,10 +122,11 @@ class Batch:
         Raises:
             StoreFailed: The store refused.
         """
-        try:
-            self._store.put(self.staged)
-        finally:
-            self.discard()
+        if self.staged:
+            try:
+                self._store.put(self.staged)
+            finally:
+                self.discard()
 
     def discard(self) -> None:
         """Forget what waits, and remove its files."""
@@ -163,7 +163,13 @@ def verify(store: Store, cid: str, *, cancelled: Callable[[], bool] | None = Non
 
     Errors as for ``read_verified``; and Interrupted, when ``cancelled``, asked before each block, says so.
     """
-    with _opened(store, cid, cancelled) as blob:
+    stream = store.open(cid)
+    if isinstance(stream, io.BytesIO):  # all of it is here
+        _stop_if(cancelled, 0)
+        data = stream.getvalue()
+        _prove(cid_of(data), cid, store.url)
+        return len(data)
+    with VerifiedReader(stream, cid, store.url, cancelled) as blob:
         return sum(map(len, _blocks(blob)))
 
 
@@ -288,8 +294,7 @@ class VerifiedReader(io.RawIOBase):
         Raises:
             Interrupted: ``cancelled`` said so.
         """
-        if self._cancelled is not None and self._cancelled():
-            raise Interrupted(f"cancelled after {self.size_bytes:,} bytes")
+        _stop_if(self._cancelled, self.size_bytes)
         self._hasher.update(block)
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # what io hands over
@@ -305,7 +310,7 @@ class VerifiedReader(io.RawIOBase):
         if count:
             self.take(view[:count])
         elif len(view):
-            self._prove()
+            _prove(self._hasher.cid, self._cid, self._place)
         return count
 
     def readall(self) -> bytes:
@@ -313,7 +318,7 @@ class VerifiedReader(io.RawIOBase):
         with _worded(self._reading):
             rest = self.stream.read()
         self.take(rest)
-        self._prove()
+        _prove(self._hasher.cid, self._cid, self._place)
         return rest
 
     def close(self) -> None:
@@ -321,12 +326,19 @@ class VerifiedReader(io.RawIOBase):
         self.stream.close()
         super().close()
 
-    def _prove(self) -> None:
-        if self._hasher.cid != self._cid:
-            raise Damaged(
-                f"blob {self._cid} in {self._place} is damaged: its content is {self._hasher.cid}",
-                hint="the run that made it heals it with --refresh",
-            )
+
+
+def _stop_if(cancelled: Callable[[], bool] | None, size_bytes: int) -> None:
+    if cancelled is not None and cancelled():
+        raise Interrupted(f"cancelled after {size_bytes:,} bytes")
+
+
+def _prove(found: str, cid: str, place: str) -> None:
+    if found != cid:
+        raise Damaged(
+            f"blob {cid} in {place} is damaged: its content is {found}",
+            hint="the run that made it heals it with --refresh",
+        )
 
 
 def _opened(store: Store, cid: str, cancelled: Callable[[], bool] | None = None) -> VerifiedReader:
@@ -353,8 +365,7 @@ def _head(source: IO[bytes] | int, cancelled: Callable[[], bool] | None) -> memo
     buffer = memoryview(bytearray(MEMORY_BYTES + 1))
     size_bytes = 0
     while size_bytes < len(buffer):
-        if cancelled is not None and cancelled():
-            raise Interrupted(f"cancelled after {size_bytes:,} bytes")
+        _stop_if(cancelled, size_bytes)
         count = _readinto(source, buffer[size_bytes:])
         if not count:
             break

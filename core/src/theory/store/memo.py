@@ -7,6 +7,7 @@ document that begins with its ``check``, the cid of the document without it.
 from __future__ import annotations
 
 import dataclasses
+from functools import lru_cache
 from types import NoneType
 from typing import TYPE_CHECKING, cast
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from theory.types import Job, JsonObject, MemoPolicy, Outcome, Processor, Scalar, Store
 
 _CHECK = b'{"check":"', b'",'  # what stands before and after the cid
+_SHORT_BYTES, _MOST_REMEMBERED = 4096, 256
 
 
 def sealed(document: JsonObject) -> bytes:
@@ -36,6 +38,10 @@ def record_of(data: bytes) -> MemoRecord:
     Raises:
         ValueError: It is damaged, or of another version.
     """
+    return (_remembered if len(data) <= _SHORT_BYTES else _read)(data)
+
+
+def _read(data: bytes) -> MemoRecord:
     begin, end = _CHECK
     cid, found, rest = data.removeprefix(begin).partition(end)
     if not (data.startswith(begin) and found) or cid_of(b"{" + rest).encode() != cid:
@@ -48,6 +54,9 @@ def record_of(data: bytes) -> MemoRecord:
     if not sound:
         raise ValueError("of another form")
     return record
+
+
+_remembered = lru_cache(_MOST_REMEMBERED)(_read)  # the same bytes are the same record
 
 
 def _is_sound(record: MemoRecord) -> bool:
@@ -85,8 +94,12 @@ def recall(
         return None
     try:
         record = record_of(data)
-        outputs = tuple(dataclasses.replace(output, path=prefix + output.path) for output in record.outputs)
-        if record.memo_key != memo_key or any(map(_fault, outputs)):
+        outputs = tuple(
+            Artifact(prefix + output.path, output.cid, output.size_bytes, output.mime)
+            for output in record.outputs
+        )
+        # It may come from a store that others write to, and name what no run could have made.
+        if record.memo_key != memo_key or any(paths.fault_of_path(output.path) for output in outputs):
             return None
         for output in outputs:
             if blobs.verify(store, output.cid, cancelled=cancelled) != output.size_bytes:
@@ -124,8 +137,3 @@ def remember(
         cost_micro_usd=cost_micro_usd,
     )
     store.memo_set(job.memo_key, sealed(wire.memo_document(record)))
-
-
-def _fault(output: Artifact) -> bool:
-    """Whether the record names what no run could have made: it may come from a store that others write to."""
-    return bool(paths.fault_of_path(output.path)) or CID.fullmatch(output.cid) is None
