@@ -362,6 +362,16 @@ def test_an_execution_that_runs_meanwhile_loses_nothing(tmp_path: Path) -> None:
         assert collect(runner, grace_s=0).trash_blobs == 0
 
 
+def test_a_run_puts_again_what_its_process_had_found_before_it_was_taken_away(runner: Runner) -> None:
+    run(runner, 1, 2)  # the second one found what the first has put of the entry
+    found = there(runner)
+    for _ in range(2):
+        collect(runner, policy=Policy(older_than_s=0), grace_s=0)
+    assert not found & there(runner)
+    run(runner, 3)
+    assert is_whole(runner)
+
+
 def test_one_collects_at_a_time(runner: Runner) -> None:
     run(runner, 1)
     with LockFile(f"{folder_of(runner).root}/gc-lock").held(1):

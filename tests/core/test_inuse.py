@@ -140,6 +140,42 @@ def test_a_child_that_was_forked_holds_nothing_of_its_parent(path: str) -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
+def test_what_is_found_in_an_age_is_found_once(path: str) -> None:
+    in_use, asked = InUse(path), []
+
+    def look(cids: frozenset[str]) -> frozenset[str]:
+        asked.append(set(cids))
+        return cids - {"none"}
+
+    def found(*cids: str) -> set[str]:
+        asked.clear()
+        return set(in_use.found(frozenset(cids), look))
+
+    assert (found("a"), asked) == ({"a"}, [{"a"}])
+    with in_use.held():
+        assert (found("a", "none"), asked) == ({"a"}, [{"a", "none"}])
+        assert (found("a", "b", "none"), asked) == ({"a", "b"}, [{"b", "none"}])
+        in_use.lose(["a"])
+        assert (found("a", "b"), asked) == ({"a", "b"}, [{"a"}])
+    assert (found("a"), asked) == ({"a"}, [{"a"}])
+    with in_use.held():
+        assert (found("a", "b"), asked) == ({"a", "b"}, [])
+    end(path, "1")
+    with in_use.held():
+        assert (found("b"), asked) == ({"b"}, [{"b"}])
+
+
+def test_what_is_found_does_not_pile_up(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("theory.store.inuse._MOST_FOUND", 3)
+    in_use = InUse(path)
+    with in_use.held():
+        for number in range(100):
+            assert in_use.found(frozenset({str(number)}), lambda cids: cids) == {str(number)}
+        held = in_use._age  # noqa: SLF001 - how much it is cannot be seen from outside
+        assert held is not None
+        assert len(held.found) <= 4
+
+
 def test_what_cannot_be_locked_is_named(tmp_path: Path) -> None:
     path = f"{tmp_path}/none/in-use"
     with pytest.raises(StoreFailed, match=f"cannot lock {path}: No such file"), InUse(path).held():

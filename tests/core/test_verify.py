@@ -314,6 +314,16 @@ def test_what_was_damaged_is_in_the_quarantine_and_a_later_run_heals_it(runner: 
     assert look(runner).faults == ()
 
 
+@pytest.mark.parametrize("what", ["entry", "tree"])
+def test_a_run_puts_again_what_its_process_had_found_before_the_repair(runner: Runner, what: str) -> None:
+    id_ = run(runner)
+    run(runner, memo="off")  # finds there what the first one put
+    damage(runner, cids(runner, id_)[what])
+    assert mend(runner)
+    run(runner, memo="off")
+    assert look(runner).faults == ()
+
+
 def test_a_memo_record_that_leans_on_what_is_missing_is_forgotten(runner: Runner) -> None:
     run(runner)
     artifact = runner.ledger.name(SMALL)

@@ -155,6 +155,9 @@ class FileStore:
 
     def has(self, cids: Iterable[str]) -> frozenset[str]:
         """Which of these are here; whether they are whole, reading tells."""
+        return self.in_use.found(frozenset(cids), self._found)
+
+    def _found(self, cids: frozenset[str]) -> frozenset[str]:
         names = {_key(cid): cid for cid in cids}
         small = self.small.found(names)
         return frozenset(cid for name, cid in names.items() if name in small or self._is_file(self.path(cid)))
@@ -162,6 +165,7 @@ class FileStore:
     def delete(self, cids: Iterable[str]) -> None:
         """Remove these; one that is not here is none of its business, and neither is what is no file."""
         names = {_key(cid): cid for cid in cids}
+        self.in_use.lose(names.values())
         self.small.delete(names)
         for cid in names.values():
             path = self.path(cid)

@@ -3,7 +3,7 @@
 Whoever looks for blobs, and later writes down that it needs them, holds the file ``in-use`` shared meanwhile.
 ``gc`` gives that file another name and thereby begins a new age: whoever comes later holds a new file, and
 once the old one can be locked by ``gc`` alone, all who came before are done, or dead: the kernel lets go for
-them.
+them. ``theory verify --repair`` begins a new age as well, after it took away what is damaged.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from theory.disk import durable
 from theory.errors import StoreFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _PRIVATE = 0o600
+_MOST_FOUND = 10_000  # cids, 1 MB
 
 
 class InUse:
@@ -50,6 +51,28 @@ class InUse:
             yield
         finally:
             self._leave(age)
+
+    def found(
+        self, cids: frozenset[str], look: Callable[[frozenset[str]], frozenset[str]]
+    ) -> frozenset[str]:
+        """Which of these are in the store; in an age that is held here each is found but once.
+
+        It need not be looked for again: what ``gc`` takes away meanwhile it gives back, or keeps in the trash
+        until nobody holds this age any more.
+        """
+        age = self._age
+        if age is None or not age.holders:
+            return look(cids)
+        if not cids <= age.found:
+            if len(age.found) > _MOST_FOUND:
+                age.found = set()
+            age.found |= look(cids - age.found)
+        return cids & age.found
+
+    def lose(self, cids: Iterable[str]) -> None:
+        """These are deleted now: whoever needs them looks again."""
+        if self._age is not None:
+            self._age.found.difference_update(cids)
 
     def close(self) -> None:
         """Close the file, unless it is held."""
@@ -99,6 +122,7 @@ class _Age:
     def __init__(self, path: str) -> None:
         self.descriptor = os.open(path, _FLAGS, _PRIVATE)
         self.holders = 0
+        self.found: set[str] = set()
         found = os.fstat(self.descriptor)
         self._file = found.st_dev, found.st_ino
         if found.st_mode & _PRIVATE != _PRIVATE:  # made just now, under a umask that takes its owner's rights

@@ -23,6 +23,7 @@ from theory.formats.canon import cid_of
 from theory.store import blobs
 from theory.store.filestore import LAYOUT, FileStore
 from theory.store.references import name_of
+from theory.store.trash import Trash
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,6 +57,9 @@ def repair(store: FileStore, report: Report) -> dict[str, str]:
             ward.take_blob(fault.what)
     for key in dict.fromkeys(key for fault in report.faults for key in fault.memo_keys):
         ward.take_memo(key)
+    if ward.taken:
+        trash = Trash(store)
+        trash.close(trash.begin())  # a new age: who found before what is no longer here has to look again
     return ward.taken
 
 
