@@ -223,7 +223,7 @@ def test_an_attachment_that_is_changed_while_it_is_read_is_for_another_time(
         return False
 
     unasked: Any = None  # the processor's schema comes later
-    inputs = Inputs({}, (Attachment("f", str(path), "log.txt"),), (), unasked)
+    inputs = Inputs({}, (Attachment("f", str(path), "log.txt"),), (), unasked, {})
     with pytest.raises(Retry, match=r"Attachment .*/log.txt was changed while it was read") as caught:
         materialize(inputs, store, fetch=lambda *_: None, lookup=lambda _: None, cancelled=cancelled)
     assert "nothing writes to this file" in caught.value.hint

@@ -11,6 +11,7 @@ from blake3 import blake3
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from theory.formats import canon
 from theory.formats.canon import (
     MAX_INTEGER,
     MAX_JSON_BYTES,
@@ -155,6 +156,46 @@ def test_the_fast_way_spells_as_the_reference_implementation(value: Any) -> None
     except BadJson:
         return
     assert canonical(value) == rfc8785.dumps(value)
+
+
+WILD: st.SearchStrategy[Any] = st.recursive(
+    SCALARS | st.text() | st.binary(max_size=2) | st.just(2**53),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.tuples(inner)
+        | st.dictionaries(st.text() | st.integers() | st.none(), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(WILD)
+@example({"a": {1: 2}})
+@example(["\ud800"])
+@example([-(2**53)])
+def test_what_is_plain_has_no_fault(value: Any) -> None:
+    if canon._is_plain(value):  # noqa: SLF001 - it is right for ever, or wrong in silence
+        canon._find_fault(value, exact=True)  # noqa: SLF001
+
+
+@pytest.mark.parametrize(("levels", "plain"), [(0, True), (1, True), (64, True), (65, False)])
+def test_documents_of_ascii_and_integers_are_plain(levels: int, plain: bool) -> None:
+    value: Any = MAX_INTEGER
+    for _ in range(levels):
+        value = {"a": value, "b": "text", "c": True, "d": None, "e": -MAX_INTEGER}
+    assert canon._is_plain(value) is plain  # noqa: SLF001 - nothing else tells the fast way from the slow one
+
+
+@given(VALUES)
+def test_a_python_without_the_encoder_in_c_spells_the_same(value: Any) -> None:
+    try:
+        check_json(value)
+    except BadJson:
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json.encoder, "c_make_encoder", None)
+        slow = canon._spelling(sort_keys=False)  # noqa: SLF001 - of another Python
+    assert compact(value) == slow(value)
 
 
 @given(VALUES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +113,32 @@ def test_the_tail_is_the_last_40_lines_and_4_kib() -> None:
     _, long = hear(("ü" * 60_000 + "\nend\n").encode())
     assert len(long.tail().encode()) <= 4096
     assert long.tail().endswith("üü\nend")
+
+
+@given(lines=LINES, secrets=st.sampled_from([(), ("s3cr3t-value",)]))
+def test_the_tail_is_the_same_whether_anybody_listens_or_not(
+    lines: list[bytes], secrets: tuple[str, ...]
+) -> None:
+    _, heard = hear(*(line + b"\n" for line in lines), secrets=secrets)
+    unheard = LogChannel(10, Cancellation(), Redactor(secrets), Delivery(None, Cancellation()))
+    for line in lines:
+        unheard.write("stdout", line + b"\n")
+    unheard.close()
+    assert unheard.tail() == heard.tail()
+    assert unheard.tail() == heard.tail()  # asked for again
+
+
+@pytest.mark.parametrize("line", [b"\n", b"x" * 1000 + b"\n", b'{"event":"token"}\n'])
+def test_of_a_log_that_nobody_hears_no_more_is_held_than_its_end(line: bytes) -> None:
+    channel = LogChannel(10, Cancellation(), Redactor(), Delivery(None, Cancellation()))
+    tracemalloc.start()
+    try:
+        for _ in range(10):
+            channel.write("stdout", line * (40_000 // len(line)))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 1024**2
 
 
 @pytest.mark.parametrize("edge", range(1, 12))

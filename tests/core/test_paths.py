@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from theory.errors import BadWritePrefix
+from theory.formats import paths
 from theory.formats.paths import check_write_prefix, collision_key, fault_of_path, fault_of_segment, printable
 
 ID = "01890a5d-ac96-774b-bcce-b302099a8057"
@@ -39,6 +40,11 @@ FAULTS = {
 @pytest.mark.parametrize(("path", "fault"), FAULTS.values(), ids=FAULTS.keys())
 def test_a_path_that_breaks_a_rule_is_told_which(path: str, fault: str) -> None:
     assert fault_of_path(path) == fault
+
+
+@given(st.from_regex(paths._PLAIN, fullmatch=True))  # noqa: SLF001 - a law about the two ways
+def test_what_is_plain_keeps_every_rule(segment: str) -> None:
+    assert paths._fault_of_segment(segment) == ""  # noqa: SLF001 - as above
 
 
 @pytest.mark.parametrize(

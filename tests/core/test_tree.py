@@ -257,5 +257,16 @@ def test_a_folder_is_no_longer_as_it_was_seen_after(
     assert not seen.holds()
 
 
+def test_what_python_makes_of_its_files_is_no_change(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree, "_SETTLED_NS", -(10**18))  # as above
+    (folder / "__pycache__").mkdir()
+    (folder / "old.pyc").write_bytes(b"1")
+    address, seen = tree_of(folder), tree.Seen(folder)
+    (folder / "__pycache__" / "main.cpython-311.pyc").write_bytes(b"1")
+    (folder / "old.pyc").write_bytes(b"22")
+    assert seen.holds()
+    assert tree_of(folder) == address
+
+
 def test_of_a_folder_that_was_just_changed_nothing_is_believed(folder: Path) -> None:
     assert not tree.Seen(folder).holds()

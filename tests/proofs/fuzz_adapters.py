@@ -175,7 +175,7 @@ def _mock(_: Path) -> Parse:
             return None
         entry = processor({}, outputs=outputs, adapter={"mock": adapter} if isinstance(adapter, dict) else {})
         answer = answer_to(entry).counted([given.get("message")])
-        return answer.files(), answer.tokens()
+        return answer.files(), answer.stream
 
     return parse
 

@@ -51,6 +51,8 @@ class Home:
         self.settings = config.load(environ) if settings is None else settings
         self.plugins = Plugins.installed(environ) if plugins is None else plugins
         self._environ = environ
+        self.states = self.settings.home / "state"  # the folders of executions
+        self.caches = self.settings.home / "cache" / "adapters"
         self._lock = threading.RLock()
         self._ledger: Ledger | None = None
         self._upkeep: Upkeep | None = None
@@ -170,6 +172,6 @@ class Home:
         """
         with self._lock:
             if not self._tidy:
-                sweep(self.settings.home / "state")
+                sweep(self.states)
                 self.ledger.reconcile(keep=execution_id)
                 self._tidy = True

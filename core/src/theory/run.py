@@ -161,7 +161,7 @@ class Runner(Home):
                 if record is not None:
                     return self._serve(prepared, record), True
             if request.execution_id is None and not request.exclusive and prepared.adapter.info.folders:
-                leaving.enter_context(lease(self.settings.home / "state", execution_id))
+                leaving.enter_context(lease(self.states, execution_id))
             return self._perform(prepared, cancellation, tell), True
 
     def _prepare(
@@ -189,16 +189,15 @@ class Runner(Home):
         )
         self.tidy_up(execution_id)
         leaving.enter_context(self.in_use())
-        states = self.settings.home / "state"
         # A minted one is nobody else's, and not every run needs a folder; a claim is a file in it.
         if request.execution_id is not None or request.exclusive:
-            leaving.enter_context(lease(states, execution_id))
+            leaving.enter_context(lease(self.states, execution_id))
         if request.exclusive:
             from theory.disk.claims import claim  # noqa: PLC0415 - few runs ask for it
 
-            leaving.enter_context(claim(states, execution_id, admission.prefix))
-        folder, cache = states / execution_id, self.settings.home / "cache" / "adapters" / adapter.name
-        workspace = Workspace(folder / "work", folder / "adapter", cache)
+            leaving.enter_context(claim(self.states, execution_id, admission.prefix))
+        folder = self.states / execution_id
+        workspace = Workspace(folder / "work", folder / "adapter", self.caches / adapter.name)
         _stop_if(cancellation)
         document, artifacts = materialize(
             inputs,

@@ -84,9 +84,7 @@ class Seen:
     """A folder as it was before it was read; to ask whether it still is costs a stat for each file."""
 
     def __init__(self, folder: Path) -> None:
-        root = str(folder)
-        below = (f"{here}/{name}" for here, folders, files in os.walk(root) for name in (*folders, *files))
-        self._paths = (root, *below)
+        self._paths = tuple(_paths(str(folder)))
         now = time.time_ns()
         self._stamps = self._look()
         newest = max((ctime for *_, ctime in self._stamps), default=now)
@@ -101,6 +99,14 @@ class Seen:
             return tuple(_stamp(os.lstat(path)) for path in self._paths)
         except OSError:
             return ()
+
+
+def _paths(folder: str) -> Iterator[str]:
+    """The folder and all below it, but what Python makes of its files and never counts."""
+    yield folder
+    for here, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        yield from (f"{here}/{name}" for name in (*folders, *files) if not name.endswith(".pyc"))
 
 
 def _stamp(found: os.stat_result) -> tuple[int, ...]:

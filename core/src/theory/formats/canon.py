@@ -35,11 +35,31 @@ _LEDGER_CONTEXT = "theory ledger v1"
 _READ_BYTES = 1024 * 1024
 _SHOWN = 100  # characters of a key in a message
 
-_SPELLING: dict[str, Any] = {"ensure_ascii": False, "separators": (",", ":"), "allow_nan": False}
-_unsorted = json.JSONEncoder(**_SPELLING).encode
-_sorted = json.JSONEncoder(**_SPELLING, sort_keys=True).encode
 _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _BEYOND_BMP = re.compile("[\U00010000-\U0010ffff]")
+
+
+def _spelling(*, sort_keys: bool) -> Callable[[object], str]:
+    """The ``encode`` of an encoder, which would make its part in C anew for each document."""
+    encoder = json.JSONEncoder(
+        ensure_ascii=False, separators=(",", ":"), allow_nan=False, sort_keys=sort_keys, check_circular=False
+    )
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:  # a Python without that part
+        return encoder.encode
+    text = json.encoder.encode_basestring  # as JSONEncoder.iterencode has it
+    encode = make(None, encoder.default, text, None, ":", ",", sort_keys, False, False)  # noqa: FBT003 - takes no names
+    return lambda value: "".join(encode(value, 0))
+
+
+# By type: whether such a value is surely one of ours.
+_PLAIN: dict[type, Callable[[Any], bool]] = {
+    str: str.isascii,
+    int: range(-MAX_INTEGER, MAX_INTEGER + 1).__contains__,
+    bool: (True, False).__contains__,
+    type(None): (None,).__contains__,
+}
+_unsorted, _sorted = _spelling(sort_keys=False), _spelling(sort_keys=True)
 
 
 class BadJson(ValueError):
@@ -73,7 +93,7 @@ def parse_json(data: bytes | str, *, exact: bool = True) -> Json:
     if most_values(text) > MAX_JSON_VALUES:
         raise BadJson(f"more than {MAX_JSON_VALUES:,} values, which is the limit")
     try:
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer)
+        value = _decoder.decode(text)
     except json.JSONDecodeError as error:
         what = _lowered(error.msg).removesuffix(" at")
         raise BadJson(f"{what} at line {error.lineno}, column {error.colno}") from None
@@ -110,6 +130,38 @@ def check_json(value: object, *, exact: bool = True) -> None:
         BadJson: A type that is not JSON's, NaN, an infinite number, an integer beyond 2^53-1, a lone
             surrogate, or more than 64 levels.
     """
+    if not _is_plain(value):  # to know the place of each value costs four times as much as to look at it
+        _find_fault(value, exact=exact)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether surely nothing is wrong with a document; most have ASCII, and no doubles."""
+    level: list[Any] = [(value,)]
+    for _ in range(MAX_JSON_DEPTH + 1):  # what is around the document is one more
+        below: list[Any] = []
+        for item in level:
+            if type(item) is dict and not _has_plain_keys(item):
+                return False
+            for child in item.values() if type(item) is dict else item:
+                kind = type(child)
+                if kind is dict or kind is list:
+                    below.append(child)
+                elif kind not in _PLAIN or not _PLAIN[kind](child):
+                    return False
+        if not below:
+            return True
+        level = below
+    return False
+
+
+def _has_plain_keys(item: dict[Any, object]) -> bool:
+    try:
+        return "".join(item).isascii()
+    except TypeError:  # a key that is no text
+        return False
+
+
+def _find_fault(value: object, *, exact: bool) -> None:
     if not isinstance(value, (dict, list)):
         _check_scalar(value, None, exact=exact)
         return
@@ -179,11 +231,18 @@ def compact(value: object) -> str:
 
 
 def _has_double(value: object) -> bool:
-    if isinstance(value, str):
-        return False
-    if isinstance(value, dict):
-        return any(map(_has_double, value.values()))
-    return any(map(_has_double, value)) if isinstance(value, (list, tuple)) else isinstance(value, float)
+    todo: list[Any] = [(value,)]
+    while todo:
+        item = todo.pop()
+        for child in item.values() if isinstance(item, dict) else item:
+            kind = type(child)
+            if kind is str or kind is int:
+                continue
+            if isinstance(child, (dict, list, tuple)):
+                todo.append(child)
+            elif isinstance(child, float):
+                return True
+    return False
 
 
 def _decode(data: bytes) -> str:
@@ -241,6 +300,9 @@ def _integer(digits: str) -> int:
     if len(digits) > 300:  # noqa: PLR2004 - no double is longer, and int() takes quadratic time
         raise BadJson(f"the integer {digits[:20]}… has {len(digits):,} digits; send it as a string")
     return int(digits)
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer)
 
 
 def _check_scalar(item: object, place: Place, *, exact: bool) -> None:

@@ -21,6 +21,7 @@ MAX_PATH_BYTES = 1024
 # Control characters, the separators that end a line in some readers, and everything that turns text around.
 HARMFUL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
 SURROGATE = re.compile(r"[\ud800-\udfff]")  # what Python makes of bytes that are not UTF-8
+_PLAIN = re.compile(r"[A-Za-z0-9_:+~-][A-Za-z0-9._:+~ -]{0,254}")  # a segment that surely has no fault
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
 
 
@@ -30,11 +31,18 @@ def fault_of_path(path: str) -> str:
         return f"does not begin with {ROOT}"
     if len(path.encode("utf-8", "surrogatepass")) > MAX_PATH_BYTES:
         return f"is longer than {MAX_PATH_BYTES} bytes"
-    return next((fault for segment in path[1:].split("/") if (fault := fault_of_segment(segment))), "")
+    for segment in path[1:].split("/"):
+        if fault := fault_of_segment(segment):
+            return fault
+    return ""
 
 
 def fault_of_segment(segment: str) -> str:
     """What is wrong with one segment of a world path, or an empty string."""
+    return "" if _PLAIN.fullmatch(segment) else _fault_of_segment(segment)
+
+
+def _fault_of_segment(segment: str) -> str:
     if len(segment) > MAX_SEGMENT_BYTES:  # normalising takes the square of a run of accents
         return f"has a segment longer than {MAX_SEGMENT_BYTES} bytes"
     rules = (

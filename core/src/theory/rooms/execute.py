@@ -47,6 +47,8 @@ SIGNALS = {
 TAIL_LINES = 40
 TAIL_BYTES = 4096  # of the log's end that a failing envelope carries
 _PORTION_BYTES = 16 * 1024  # taken at a time, so that few events are made before somebody looks for room
+_MOST_UNREAD_BYTES = 256 * 1024
+_LINE_BYTES = 128  # a line beside its bytes: a tuple and the head of an object (sys.getsizeof, CPython 3.11)
 _YEAR_S = 366 * 86_400
 _LAST_MOMENT = 253_402_300_799  # 9999-12-31T23:59:59Z, the last that RFC 3339 can write
 
@@ -74,6 +76,8 @@ class LogChannel:
         self._held = {"stdout": b"", "stderr": b""}  # may be the begin of a secret
         self._line = {"stdout": b"", "stderr": b""}  # has no end yet
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._unread: list[tuple[str, bytes]] = []  # what nobody hears is read if somebody asks for its end
+        self._unread_bytes = 0
         self._deadline: float | None = None
 
     def write(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
@@ -119,6 +123,7 @@ class LogChannel:
     def tail(self) -> str:
         """The end of the log, at most 40 lines and 4 KiB, redacted."""
         with self._lock:
+            self._read()
             return "\n".join(self._tail).encode()[-TAIL_BYTES:].decode("utf-8", "ignore")
 
     def _split(self, stream: str, data: bytes) -> None:
@@ -132,6 +137,21 @@ class LogChannel:
         self._line[stream] = rest
 
     def _emit(self, stream: str, line: bytes) -> None:
+        if self._tell.deaf:
+            self._unread.append((stream, line))
+            self._unread_bytes += len(line) + _LINE_BYTES
+            if self._unread_bytes > _MOST_UNREAD_BYTES:
+                self._read()
+        else:
+            self._pass_on(stream, line)
+
+    def _read(self) -> None:
+        for stream, line in self._unread:
+            self._pass_on(stream, line)
+        self._unread.clear()
+        self._unread_bytes = 0
+
+    def _pass_on(self, stream: str, line: bytes) -> None:
         event = _event(line) if stream == "stdout" else None
         if event is None:
             text = line.decode("utf-8", "replace").rstrip("\r")

@@ -8,7 +8,6 @@ validates again.
 from __future__ import annotations
 
 import unicodedata
-from copy import deepcopy
 from typing import TYPE_CHECKING, cast
 
 from theory.entries.schemas import BadSchema, Mismatch, schema_of
@@ -60,6 +59,7 @@ class Inputs(Record):
     attachments: tuple[Attachment, ...]  # all of them are referred to
     references: tuple[Reference, ...]
     processor: Processor
+    checked: JsonObject  # with its defaults, and with stand-ins for the files
 
     def with_artifacts(self, found: Mapping[Attachment | Reference, Artifact]) -> JsonObject:
         """The inputs as the processor will see them.
@@ -67,6 +67,8 @@ class Inputs(Record):
         Raises:
             BadInputs: The real objects break the schema where the stand-ins did not.
         """
+        if not found:
+            return self.checked
         named = {attachment.name: attachment for attachment in self.attachments}
         return _validated(
             self.processor,
@@ -118,14 +120,14 @@ def check_inputs(
         return _stand_in(reference.path.rpartition("/")[2])
 
     _check_places(document, None, known)
-    _validated(processor, document, attach, refer)
+    checked = _validated(processor, document, attach, refer)
     if unused := sorted(known.keys() - used):
         shown = paths.printable(compact({wire.ATTACH: unused[0]}))
         raise BadInputs(
             f"nothing in the inputs refers to the attachment {paths.quoted(unused[0])}",
             hint=f"write {shown} where it belongs, or leave the attachment out",
         )
-    return Inputs(document, tuple(known.values()), tuple(dict.fromkeys(references)), processor)
+    return Inputs(document, tuple(known.values()), tuple(dict.fromkeys(references)), processor, checked)
 
 
 def _stand_in(basename: str) -> Artifact:
@@ -154,7 +156,7 @@ def _parsed(raw: str | bytes | JsonObject) -> JsonObject:
             value: Json = parse_json(raw)
         else:
             check_json(raw)
-            value = deepcopy(raw)  # the caller may go on to change it
+            value = _copied(raw)  # the caller may go on to change it
     except BadJson as error:
         where = f" at {_place(error.pointer)}" if error.pointer else ""
         empty = isinstance(raw, (str, bytes)) and not raw.strip()
@@ -170,6 +172,12 @@ def _parsed(raw: str | bytes | JsonObject) -> JsonObject:
         found = "a list" if isinstance(value, list) else "one value"
         raise BadInputs(f"the inputs are {found}, not a JSON object", hint='write {"name": …}')
     return value
+
+
+def _copied(value: Json) -> Json:
+    if isinstance(value, list):
+        return [_copied(item) for item in value]
+    return {key: _copied(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _attachment(name: str, source: str) -> Attachment:

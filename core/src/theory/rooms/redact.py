@@ -29,7 +29,11 @@ class Redactor:
     """Masks the given values in bytes, text and JSON."""
 
     def __init__(self, values: Iterable[str] = ()) -> None:
-        values = (*values,)
+        self._pattern: re.Pattern[bytes] | None = None
+        if values := (*values,):
+            self._look_for(values)
+
+    def _look_for(self, values: tuple[str, ...]) -> None:
         spellings = {
             spelling
             for value in values

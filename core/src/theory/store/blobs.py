@@ -327,7 +327,6 @@ class VerifiedReader(io.RawIOBase):
         super().close()
 
 
-
 def _stop_if(cancelled: Callable[[], bool] | None, size_bytes: int) -> None:
     if cancelled is not None and cancelled():
         raise Interrupted(f"cancelled after {size_bytes:,} bytes")

@@ -52,9 +52,7 @@ class InUse:
         finally:
             self._leave(age)
 
-    def found(
-        self, cids: frozenset[str], look: Callable[[frozenset[str]], frozenset[str]]
-    ) -> frozenset[str]:
+    def found(self, cids: frozenset[str], look: Callable[[frozenset[str]], frozenset[str]]) -> frozenset[str]:
         """Which of these are in the store; in an age that is held here each is found but once.
 
         It need not be looked for again: what ``gc`` takes away meanwhile it gives back, or keeps in the trash

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 _MAX_MICRO_USD = 2**53 - 1  # what the ledger can hold
 _MAX_EXIT_CODE = 255
 _MAX_LATENCY_S = 86_400  # a day
-_spelled = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclass(frozen=True)
@@ -114,10 +112,8 @@ def execute(job: Job, options: Options, channel: Channel) -> Outcome:
         RuntimeError: The option fail=crash asks for it.
     """
     answer = answer_to(job.processor)
-    tokens: list[str] = []
     messages = job.inputs.get("messages")
     if isinstance(messages, list):
-        tokens = answer.tokens()
         answer = answer.counted(messages)
     started_at, began = time.time(), time.monotonic()
 
@@ -141,9 +137,8 @@ def execute(job: Job, options: Options, channel: Channel) -> Outcome:
     if options.exit_code:
         channel.write("stderr", f"simulated failure: exit_code={options.exit_code}\n".encode())
         return outcome("exit", options.exit_code)
-    if tokens:
-        lines = (_spelled({"event": "token", "text": token}) + "\n" for token in tokens)
-        channel.write("stdout", "".join(lines).encode())
+    if isinstance(messages, list):
+        channel.write("stdout", answer.stream)
     if options.fail == "crash":
         raise RuntimeError("the mock adapter breaks down halfway, because fail=crash asks for it")
     files = answer.files()

@@ -27,6 +27,7 @@ class Answer(NamedTuple):
     texts: Mapping[str, str]
     documents: Mapping[str, Json]
     schema: JsonObject | None = None  # that a derived answer has to keep; None: the entry's own words
+    stream: bytes = b""  # the texts as events, a line for each word with the space that follows it
 
     def files(self) -> dict[str, bytes]:
         """Each output's bytes: a text as it is, a document as JSON."""
@@ -37,9 +38,13 @@ class Answer(NamedTuple):
             ).encode()
         return files
 
-    def tokens(self) -> list[str]:
-        """The words of the texts, each with the space that follows it."""
-        return [token for text in self.texts.values() for token in _TOKEN.findall(text)]
+    def with_stream(self) -> Answer:
+        """The same, with the events that tell it."""
+        tokens = (token for text in self.texts.values() for token in _TOKEN.findall(text))
+        events = (
+            json.dumps({"event": "token", "text": token}, ensure_ascii=False) + "\n" for token in tokens
+        )
+        return self._replace(stream="".join(events).encode())
 
     def counted(self, messages: list[Json]) -> Answer:
         """The answer with ``tokens_in`` and ``tokens_out`` in its meta.json, unless they are there already.
@@ -76,7 +81,7 @@ def answer_to(processor: Processor) -> Answer:
     if found is None:
         if len(_known) >= _MOST_KNOWN:
             _known.clear()
-        found = _known[id(processor)] = (processor, _made(processor))
+        found = _known[id(processor)] = (processor, _made(processor).with_stream())
     return found[1]
 
 
