@@ -517,7 +517,7 @@ def counted(call):
 
 for name in ("rename", "unlink", "replace", "mkdir", "rmdir", "utime", "link"):
     setattr(os, name, counted(getattr(os, name)))
-sqlite._commit = counted(sqlite._commit)
+sqlite.commit = counted(sqlite.commit)
 with house(folder) as runner:
     if undoing:
         gc.undo(runner)

@@ -1,5 +1,6 @@
 """What the ledger promises one process: reservations closed once, executions true at once or not at all."""
 
+import json
 import sqlite3
 import tempfile
 import threading
@@ -575,6 +576,18 @@ class TestNames:
         paths = [f"/artifacts/{number:05}" for number in range(2500)]
         ledger.settle(ending("a", names=tuple(map(artifact, paths))))
         assert [name.path for name in ledger.names("/artifacts/")] == paths
+
+    @pytest.mark.parametrize(("count", "listed"), [(400, True), (2500, False)])
+    def test_the_chain_tells_of_names_up_to_64_kib_whatever_else_its_line_has(
+        self, ledger: Ledger, count: int, listed: bool
+    ) -> None:
+        names = tuple(artifact(f"/artifacts/{number:05}") for number in range(count))
+        envelope = {"status": "success", "meta": {"note": "x" * 60_000}}
+        ledger.settle(ending("a", names=names, envelope=envelope))
+        (event,) = (event for event in ledger.events("p") if event.execution_id == "a")
+        content = json.loads(event.payload)
+        assert (content["envelope"], len(content.get("names", ()))) == (envelope, count if listed else 0)
+        assert (len(list(ledger.names(""))), ledger.check_chain("p")) == (count, ())
 
     @pytest.mark.parametrize("wanted", ["/artifacts/none", "\udcff"], ids=ascii)
     def test_a_name_that_nobody_gave_is_nothing(self, ledger: Ledger, wanted: str) -> None:

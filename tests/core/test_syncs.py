@@ -13,12 +13,13 @@ import pytest
 
 from core.bed import Fake, good, house, write_entry
 from theory.disk import durable, sqlite
+from theory.disk.commit import commit
 from theory.disk.mounts import is_local
 
 if TYPE_CHECKING:
     import sqlite3
 
-    from theory.disk.sqlite import Layout
+    from theory.disk.commit import Job
 
 RUN = """
 import sys
@@ -67,17 +68,17 @@ def test_an_execution_makes_so_many_commits_and_syncs_nothing_else(
 ) -> None:
     """The same where nobody has strace: what one commit costs, test_sqlite says."""
     seen: list[str] = []
-    commit, sync = sqlite._commit, durable.sync  # noqa: SLF001 - what is counted
+    sync = durable.sync
 
-    def counted(connection: sqlite3.Connection, jobs: list[sqlite._Job], first: Layout | None) -> None:
+    def counted(connection: sqlite3.Connection, jobs: list[Job], *, first: str) -> None:
         seen.append("commit")
-        commit(connection, jobs, first)
+        commit(connection, jobs, first=first)
 
     def counted_sync(descriptor: int) -> None:
         seen.append("sync")
         sync(descriptor)
 
-    monkeypatch.setattr(sqlite, "_commit", counted)
+    monkeypatch.setattr(sqlite, "commit", counted)
     monkeypatch.setattr(durable, "sync", counted_sync)
     entry(folder, micro_usd)
     with house(folder, Fake()) as runner:

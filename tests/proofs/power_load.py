@@ -182,7 +182,7 @@ def stop_after(step: int) -> None:
 
         return and_stop
 
-    for module, name in ((os, "fsync"), (os, "replace"), (sqlite, "_commit")):
+    for module, name in ((os, "fsync"), (os, "replace"), (sqlite, "commit")):
         setattr(module, name, counted(getattr(module, name)))
 
 

@@ -5,12 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from time import monotonic, sleep
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _POLL_S = 0.0005  # between two looks at a lock that another holds; a commit takes about as long
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -30,26 +26,30 @@ class LockFile:
         self.path = path
         self._descriptor = -1
 
-    @contextmanager
-    def held(self, patience_s: float) -> Iterator[None]:
-        """Keep all others out.
+    def held(self, patience_s: float) -> _Held:
+        """Keep all others out of the ``with`` block.
 
         Raises:
             TimeoutError: Another has held it for so long.
             OSError: The file cannot be made.
         """
-        deadline = monotonic() + patience_s
+        return _Held(self, patience_s)
+
+    def take(self, patience_s: float) -> None:
+        """Keep all others out; ``held`` does it for a ``with`` block, and lets them in again."""
+        deadline = 0.0
         while not self._is_taken():
+            deadline = deadline or monotonic() + patience_s
             if monotonic() > deadline:
                 raise TimeoutError
             sleep(_POLL_S)
+
+    def let_go(self) -> None:
+        """Let others in."""
         try:
-            yield
-        finally:
-            try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-            except OSError:  # a file system of a network may refuse even that; closing lets go as well
-                self.close()
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        except OSError:  # a file system of a network may refuse even that; closing lets go as well
+            self.close()
 
     def close(self) -> None:
         """Close the file; holding it opens it again."""
@@ -74,6 +74,21 @@ class LockFile:
             return True
         self.close()  # somebody removed it, and others lock the one that they made since
         return False
+
+
+class _Held:
+    """A ``with`` block; a generator would cost as much as all system calls of it together."""
+
+    __slots__ = ("_lock", "_patience_s")
+
+    def __init__(self, lock: LockFile, patience_s: float) -> None:
+        self._lock, self._patience_s = lock, patience_s
+
+    def __enter__(self) -> None:
+        self._lock.take(self._patience_s)
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.let_go()
 
 
 def _close_in_child() -> None:

@@ -17,10 +17,11 @@ import sqlite3
 import sys
 import weakref
 from collections import deque
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from theory.disk.commit import Job, commit
 from theory.disk.durable import PRIVATE_FILE, PRIVATE_FOLDER, make_folders, refusal, sync_folder
 from theory.disk.lockfile import LockFile
 from theory.disk.mounts import is_local
@@ -48,7 +49,7 @@ _HINTS = (  # what SQLite says, and the next step
 )
 
 # Where the message of an error quotes damaged text, Python fails to read the message.
-_FAULTS = (sqlite3.Error, UnicodeDecodeError)
+_FAULTS = (sqlite3.Error, UnicodeDecodeError, OSError)
 _DAMAGED = "database disk image is malformed"
 
 # A connection that came through a fork is the parent's: to close it could undo what the parent writes.
@@ -79,14 +80,18 @@ class Database:
     def __init__(self, path: Path, layout: Layout, patience_s: float = PATIENCE_S) -> None:
         self.path = path
         self._layout = layout
+        self._touch = f"PRAGMA application_id={layout.application_id}"  # changes a page, to what it was
         self._patience_s = patience_s
         self._start()
         _DATABASES.add(self)
 
     def open(self) -> None:
         """Open the file, and make it where there is none."""
-        with self._lock, self._worded():
-            self._connected(make=True)
+        with self._lock:
+            try:
+                self._connected(make=True)
+            except _FAULTS as error:
+                raise self._failure(error) from error
 
     def read(self, query: str, values: Sequence[object] = ()) -> list[Any]:
         """All rows of one query; none where there is no file yet. In WAL mode it waits for no writer."""
@@ -95,9 +100,10 @@ class Database:
         if spare:
             lock.acquire()
         try:
-            with self._worded(spare=spare):
-                connection = self._connected(spare=spare)
-                return [] if connection is None else connection.execute(query, values).fetchall()
+            connection = self._connected(spare=spare)
+            return [] if connection is None else connection.execute(query, values).fetchall()
+        except _FAULTS as error:
+            raise self._failure(error, spare=spare) from error
         finally:
             if self._files.is_immutable:  # what somebody else writes meanwhile would not be seen
                 self._files.close()
@@ -110,7 +116,7 @@ class Database:
         work may be done by another thread, and more than once until it counts: it changes nothing but the
         database, and leaves the transaction alone. What it raises is raised here, and undoes this work only.
         """
-        job = _Job(work)
+        job = Job(work)
         self._waiting.append(job)
         try:
             with self._lock:
@@ -132,41 +138,47 @@ class Database:
 
     # ------------------------------------------------------------ writing
 
-    def _others(self, own: _Job) -> Iterator[_Job]:
+    def _others(self, own: Job) -> Iterator[Job]:
         """All that wait; one that is lost on the way, by Ctrl-C, is done when its own thread has its turn."""
         while self._waiting:
             job = self._waiting.popleft()
             if job is not own and not job.is_done:
                 yield job
 
-    def _do(self, jobs: list[_Job]) -> None:
+    def _do(self, jobs: list[Job]) -> None:
         """Do these in one transaction; if that comes to nothing, each in one of its own."""
         try:
-            with self._worded():
-                connection = cast("sqlite3.Connection", self._connected(make=True))
-                with self._files.lock.held(self._patience_s) if self._files.is_wal else nullcontext():
-                    if self._files.is_wal and not self._files.has_committed:
-                        sync_folder(os.path.dirname(self._files.path))
-                    _commit(connection, jobs, None if self._files.has_committed else self._layout)
-                    self._files.has_committed = True
-                    if self._files.is_wal:
-                        with suppress(sqlite3.Error, OSError):  # the work is durable, whatever comes of this
-                            if os.path.getsize(f"{self._files.path}-wal") > _LARGE_WAL_BYTES:
-                                connection.execute(_touch(self._layout))  # begins it anew: that cuts it off
+            self._do_at_once(jobs)
         except Exception as error:  # noqa: BLE001 - each is raised where its work was asked for
-            if len(jobs) > 1 and not isinstance(error, Retry):
-                for job in jobs:
+            for job in jobs:
+                if len(jobs) > 1 and not isinstance(error, Retry):
                     self._do([job])
-            else:
-                for job in jobs:
+                else:
                     job.error, job.is_done = error, True
+
+    def _do_at_once(self, jobs: list[Job]) -> None:
+        try:
+            connection, files = cast("sqlite3.Connection", self._connected(make=True)), self._files
+            with files.lock.held(self._patience_s) if files.is_wal else nullcontext():
+                if files.is_wal and not files.has_committed:
+                    sync_folder(os.path.dirname(files.path))
+                # A first commit: what the connection sees may be of a process that died before its sync, and
+                # live in memory alone. A commit that changes a page syncs that along.
+                commit(connection, jobs, first="" if files.has_committed else self._touch)
+                files.has_committed = True
+                if files.is_wal:
+                    with suppress(sqlite3.Error, OSError):  # the work is durable, whatever comes of this
+                        if os.path.getsize(files.wal) > _LARGE_WAL_BYTES:
+                            connection.execute(self._touch)  # begins it anew: that cuts it off
+        except _FAULTS as error:
+            raise self._failure(error) from error
 
     # ------------------------------------------------------------ opening
 
     def _start(self) -> None:
         self._lock = RLock()  # of the connection that writes, and reads while nobody writes
         self._spare_lock = RLock()  # of the one that reads beside a writer
-        self._waiting: deque[_Job] = deque()
+        self._waiting: deque[Job] = deque()
         self._files = _Files(os.path.abspath(self.path))
         self._closing = weakref.finalize(self, self._files.close)
 
@@ -226,14 +238,13 @@ class Database:
             )
         if self._files.is_wal:
             size = f"journal_size_limit={_WAL_PAGES * _PAGE_BYTES}"
-            for pragma in ("synchronous=FULL", f"wal_autocheckpoint={_WAL_PAGES}", size):
-                connection.execute(f"PRAGMA {pragma}")
+            pragmas = ["synchronous=FULL", f"wal_autocheckpoint={_WAL_PAGES}", size]
         else:
-            connection.execute("PRAGMA journal_mode=PERSIST")
-            connection.execute("PRAGMA synchronous=EXTRA")
+            pragmas = ["journal_mode=PERSIST", "synchronous=EXTRA"]
         if sys.platform == "darwin":  # where fsync alone stops at the drive's cache
-            connection.execute("PRAGMA fullfsync=ON")
-            connection.execute("PRAGMA checkpoint_fullfsync=ON")
+            pragmas += ["fullfsync=ON", "checkpoint_fullfsync=ON"]
+        for pragma in pragmas:
+            connection.execute(f"PRAGMA {pragma}")
 
     def _connect(self, path: str, *, immutable: bool = False) -> sqlite3.Connection:
         quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
@@ -270,7 +281,7 @@ class Database:
             if self._check(connection):
                 for statement in self._layout.schema:
                     connection.execute(statement)
-                connection.execute(f"PRAGMA application_id={self._layout.application_id}")
+                connection.execute(self._touch)
                 connection.execute(f"PRAGMA user_version={self._layout.version}")
             if wal:
                 sync_folder(os.path.dirname(self._files.path))
@@ -278,14 +289,9 @@ class Database:
 
     # ------------------------------------------------------------ errors
 
-    @contextmanager
-    def _worded(self, *, spare: bool = False) -> Iterator[None]:
-        try:
-            yield
-        except (*_FAULTS, OSError) as error:
-            # What SQLite knew of the file may be stale after a failure: the next use opens it anew.
-            self._files.drop(spare=spare)
-            raise self._explained(error) from error
+    def _failure(self, error: Exception, *, spare: bool = False) -> TheoryError:
+        self._files.drop(spare=spare)  # what SQLite knew of the file may be stale: the next use opens it anew
+        return self._explained(error)
 
     def _explained(self, error: Exception) -> TheoryError:
         layout = self._layout
@@ -304,68 +310,11 @@ class Database:
         )
 
 
-class _Job:
-    """A piece of work that waits for a commit."""
-
-    __slots__ = ("error", "is_done", "result", "work")
-
-    def __init__(self, work: Callable[[sqlite3.Connection], object]) -> None:
-        self.work = work
-        self.result: object = None
-        self.error: Exception | None = None
-        self.is_done = False
-
-
-def _commit(connection: sqlite3.Connection, jobs: list[_Job], first: Layout | None) -> None:
-    """Do these in one transaction, each undone by itself if it raises."""
-    is_ending = False
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-        if first is not None:
-            # A first commit: what the connection sees may be of a process that died before its sync, and live
-            # in memory alone. A commit that changes a page syncs that along.
-            connection.execute(_touch(first))
-        for job in jobs:
-            if len(jobs) == 1:
-                job.result, job.error = job.work(connection), None
-            else:
-                _try(connection, job)
-        is_ending = True
-        connection.execute("COMMIT")
-        for job in jobs:
-            job.is_done = True
-    except BaseException as error:
-        if connection.in_transaction:
-            with suppress(sqlite3.Error):  # the first error is the one to tell
-                connection.execute("ROLLBACK")
-        elif is_ending and not isinstance(error, Exception):  # Ctrl-C, told after COMMIT had done its work
-            for job in jobs:
-                job.is_done = True
-        raise
-
-
-def _touch(layout: Layout) -> str:
-    """What changes a page, to what it was."""
-    return f"PRAGMA application_id={layout.application_id}"
-
-
-def _try(connection: sqlite3.Connection, job: _Job) -> None:
-    connection.execute("SAVEPOINT job")
-    try:
-        job.result, job.error = job.work(connection), None
-    except Exception as error:
-        if not connection.in_transaction:  # SQLite gave up all of it: a full disk, say
-            raise
-        job.error = error
-        connection.execute("ROLLBACK TO job")
-    connection.execute("RELEASE job")
-
-
 class _Files:
     """What one process has open of a database."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
+        self.path, self.wal = path, f"{path}-wal"
         self.pid = os.getpid()
         self.connections: dict[bool, sqlite3.Connection] = {}  # the spare one under True
         self.lock = LockFile(f"{path}-lock")

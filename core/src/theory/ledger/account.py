@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Literal
 
+from theory.disk.commit import insert
 from theory.errors import ArtifactNotFound, BudgetRefused, Busy, Internal, Usage
 from theory.formats.canon import MAX_INTEGER, canonical
 from theory.formats.money import usd
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 SELECT_PLAN = "SELECT key, limit_micro_usd, reserved_micro_usd, spent_micro_usd, events, head FROM plans"
 SELECT_HOLD = (
     "SELECT execution_id, plan, amount_micro_usd, expires, boot, namespace, pid, started FROM reservations"
+)
+# A row for what an execution holds, and one for its closing.
+ANY_TRACE = (
+    "SELECT 1 FROM reservations WHERE execution_id = ?1 UNION ALL "  # noqa: S608 - a constant
+    f"SELECT 1 FROM events WHERE execution_id = ?1 AND {CLOSINGS}"
 )
 
 
@@ -146,6 +152,12 @@ class Books:
         ).fetchone()
         return None if row is None else str(row[0])
 
+    def _traces(self, execution_id: str) -> tuple[str | None, Hold | None]:
+        """``closed_as`` and ``hold``: of most executions there is neither, as they hold nothing."""
+        if self.connection.execute(ANY_TRACE, (execution_id,)).fetchone() is None:
+            return None, None
+        return self.closed_as(execution_id), self.hold(execution_id)
+
     def reserve(self, plan: str, execution_id: str, amount: int, *, here: Owner, lasts: int) -> None:
         """Open a reservation for so many µs; what the dead still hold for this execution is charged first.
 
@@ -199,9 +211,8 @@ class Books:
             ArtifactNotFound, Internal: As ``Ledger.settle`` says.
         """
         id_, plan = closing.execution_id, closing.plan
-        before = self.closed_as(id_)
+        before, hold = self._traces(id_)
         self.account(plan)
-        hold = self.hold(id_)
         if hold and hold.owner != here():
             hold = None
         if hold and hold.plan != plan:
@@ -216,8 +227,9 @@ class Books:
             spent = self._settle(closing, hold)
         payload = closing.payload(spent, estimated=closing.actual_micro_usd is None)
         row = self._append(plan, closing.kind, id_, payload)
-        self.connection.executemany(
-            "INSERT OR REPLACE INTO names VALUES (?, ?, ?, ?, ?)",
+        insert(
+            self.connection,
+            "INSERT OR REPLACE INTO names VALUES {}",
             [(name.path, name.cid, name.size_bytes, name.mime, row) for name in closing.names],
         )
         return None

@@ -65,16 +65,18 @@ class Closing(record.Record):
             "blobs": dict(self.blobs),
             "write_prefix": self.write_prefix,
         }
-        more = self._further_names()
-        if fits(more):
-            content.update(more)
+        content.update(self._further_names())
         if self.envelope_cid is None:
             content["envelope"] = self.envelope
         else:
             content["envelope_cid"] = self.envelope_cid
         data = canonical(content)
-        if self.envelope_cid is None and len(data) > MAX_ENVELOPE_BYTES and not fits(self.envelope):
-            raise Internal(f"the envelope of execution {self.execution_id} is too large for the ledger")
+        if len(data) > MAX_ENVELOPE_BYTES:  # no part of what fits as a whole has to be looked at
+            if self.envelope_cid is None and not fits(self.envelope):
+                raise Internal(f"the envelope of execution {self.execution_id} is too large for the ledger")
+            if not fits({"names": content["names"]}):
+                del content["names"]
+                data = canonical(content)
         return data.decode()
 
     def _further_names(self) -> JsonObject:

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from theory.disk.sqlite import PATIENCE_S, Database
 from theory.errors import ArtifactNotFound, Internal, LedgerFailed, TheoryError, Usage
 from theory.formats.paths import quoted
-from theory.ledger.account import SELECT_HOLD, SELECT_PLAN, Books, Hold, check_amount, is_amount, is_text
+from theory.ledger.account import (
+    ANY_TRACE,
+    SELECT_HOLD,
+    SELECT_PLAN,
+    Books,
+    Hold,
+    check_amount,
+    is_amount,
+    is_text,
+)
 from theory.ledger.chain import EVENT_COLUMNS, Event, PlanState, micro
 from theory.ledger.database import CLOSINGS, LAYOUT, further
 from theory.ledger.execution import Closing, Record
@@ -197,11 +206,7 @@ class Ledger:
             Usage: The amount is out of range, or the execution holds a reservation on another plan.
         """
         check_amount("reservation", amount)
-        if amount == 0 and not self._database.read(
-            "SELECT 1 FROM reservations WHERE execution_id = ?1 UNION ALL "  # noqa: S608 - a constant
-            f"SELECT 1 FROM events WHERE execution_id = ?1 AND {CLOSINGS}",
-            (execution_id,),
-        ):
+        if amount == 0 and not self._database.read(ANY_TRACE, (execution_id,)):
             return
         here, lasts = self._here(), micro(lasts_s)
         self._write(lambda books: books.reserve(plan, execution_id, amount, here=here, lasts=lasts))

@@ -190,6 +190,8 @@ def check_outcome(job: Job, outcome: Outcome, channel: LogChannel, signal: int |
     Raises:
         ProcessorFailed, OutOfMemory, TimedOut, Interrupted: How it ended, with the end of its log.
     """
+    if outcome.ended == "exit" and outcome.exit_code == 0:
+        return
     runtime, ref = job.processor.runtime, job.processor.ref
     meta: dict[str, Scalar] = {"exit_code": outcome.exit_code, "log_tail": channel.tail()}
     detail = f": {printable(outcome.message)}" if outcome.message else ""
@@ -207,15 +209,14 @@ def check_outcome(job: Job, outcome: Outcome, channel: LogChannel, signal: int |
             hint="raise runtime.memory in its entry",
             meta=meta,
         )
-    if outcome.exit_code != 0:
-        lines = (line for line in reversed(channel.tail().splitlines()) if line.strip())
-        last = next((line for line in lines if not line.startswith(NOTE)), "")
-        said = outcome.message or SIGNALS.get(outcome.exit_code or 0, last)
-        raise ProcessorFailed(
-            f"{ref} ended with exit status {outcome.exit_code}{f': {printable(said)}' if said else ''}",
-            hint="meta.log_tail has the end of its log",
-            meta=meta,
-        )
+    lines = (line for line in reversed(channel.tail().splitlines()) if line.strip())
+    last = next((line for line in lines if not line.startswith(NOTE)), "")
+    said = outcome.message or SIGNALS.get(outcome.exit_code or 0, last)
+    raise ProcessorFailed(
+        f"{ref} ended with exit status {outcome.exit_code}{f': {printable(said)}' if said else ''}",
+        hint="meta.log_tail has the end of its log",
+        meta=meta,
+    )
 
 
 def _fault(outcome: Outcome) -> str:

@@ -5,7 +5,10 @@ A name is the 32 bytes of a digest.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
+
+from theory.disk.commit import insert
 
 if TYPE_CHECKING:
     import sqlite3
@@ -28,10 +31,11 @@ class Rows:
         self._get = f"SELECT data FROM {table} WHERE name = ?"  # noqa: S608 - table is our own word, here and below
         # What is there and the same is not written again; what is there and damaged is healed.
         self._set = (
-            f"INSERT INTO {table} VALUES (?, ?) ON CONFLICT (name)"  # noqa: S608
+            f"INSERT INTO {table} VALUES {{}} ON CONFLICT (name)"  # noqa: S608
             " DO UPDATE SET data = excluded.data WHERE data IS NOT excluded.data"
         )
-        self._find = f"SELECT name FROM {table} WHERE name IN ({{}})"  # noqa: S608
+        self._find = f"SELECT group_concat(hex(name), '') FROM {table} WHERE name IN ({{}})"  # noqa: S608
+        self._many = f"SELECT name, data FROM {table} WHERE name IN ({{}})"  # noqa: S608
         self._forget = f"DELETE FROM {table} WHERE name = ?"  # noqa: S608
         self._all = f"SELECT rowid, name, data FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT {_PAGE}"  # noqa: S608
         self._sizes = (
@@ -56,11 +60,9 @@ class Rows:
 
     def many(self, names: Iterable[bytes]) -> dict[bytes, bytes]:
         """The bytes of those of these names that are here, and not damaged in their type."""
-        rest, query = list(names), self._find.replace("SELECT name", "SELECT name, data")
         found: dict[bytes, bytes] = {}
-        while rest:
-            batch, rest = rest[:_BATCH], rest[_BATCH:]
-            rows = self._database.read(query.format(",".join("?" * len(batch))), batch)
+        for batch, marks in _batches(names):
+            rows = self._database.read(self._many.format(marks), batch)
             found.update((name, data) for name, data in rows if isinstance(data, bytes))
         return found
 
@@ -68,19 +70,17 @@ class Rows:
         """Make all of these durable, those that are here already too; ``rows`` may be called again."""
 
         def work(connection: sqlite3.Connection) -> None:
-            connection.executemany(self._set, rows())
+            insert(connection, self._set, rows())
 
         self._database.write(work)
 
     def found(self, names: Iterable[bytes]) -> frozenset[bytes]:
         """Which of these are here."""
-        rest = list(names)
-        found: set[bytes] = set()
-        while rest:
-            batch, rest = rest[:_BATCH], rest[_BATCH:]
-            marks = ",".join("?" * len(batch))
-            found.update(name for (name,) in self._database.read(self._find.format(marks), batch))
-        return frozenset(found)
+        found = b""
+        for batch, marks in _batches(names):
+            for (digits,) in self._database.read(self._find.format(marks), batch):
+                found += bytes.fromhex(digits or "")
+        return frozenset(found[at : at + _NAME_BYTES] for at in range(0, len(found), _NAME_BYTES))
 
     def delete(self, names: Iterable[bytes]) -> None:
         """Remove those of these that are here; where none is, nothing is written."""
@@ -117,3 +117,10 @@ class Rows:
             before, last = last, rows[-1][0]
             if last <= before:
                 return  # as above
+
+
+def _batches(names: Iterable[bytes]) -> Iterator[tuple[list[bytes], str]]:
+    """Names for one question, and the marks in it for them."""
+    rest = iter(names)
+    while batch := list(islice(rest, _BATCH)):
+        yield batch, ",".join("?" * len(batch))
