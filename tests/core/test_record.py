@@ -62,8 +62,27 @@ ARGUMENTS: dict[str, tuple[tuple[int, ...], dict[str, int]]] = {
 }
 
 
+class Often(Ordered):
+    """One that has been made many times."""
+
+    x: int
+    y: int = 7
+
+
+class Rest(Often):
+    """One that is based on such a one, and has what is made anew."""
+
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+for number in range(200):
+    Often(number)
+    Rest(number)
+
+
+@pytest.mark.parametrize("often", [False, True], ids=["seldom", "often"])
 @pytest.mark.parametrize("words", ARGUMENTS)
-def test_arguments_are_taken_and_refused_as_by_a_dataclass(words: str) -> None:
+def test_arguments_are_taken_and_refused_as_by_a_dataclass(words: str, often: bool) -> None:
     values, named = ARGUMENTS[words]
 
     def made(kind: Any) -> object:
@@ -73,7 +92,21 @@ def test_arguments_are_taken_and_refused_as_by_a_dataclass(words: str) -> None:
             return str(error).partition("__init__() ")[2]
         return one.x, one.y
 
-    assert made(Point) == made(Twin)
+    assert made(Often if often else Point) == made(Twin)
+
+
+def test_what_is_made_often_is_not_what_is_based_on_it() -> None:
+    class Late(Often):
+        """Made after its base was."""
+
+        z: int = 9
+
+    assert vars(Often)["__init__"] is not vars(Point)["__init__"], "this tests nothing"
+    assert repr(Late(1, z=2)) == f"{Late.__qualname__}(x=1, y=7, z=2)"
+    assert Rest(1, notes={"a": "b"}).notes == {"a": "b"}
+    first, second = Rest(1), Rest(1)
+    assert (first.x, first.y, first.notes) == (1, 7, {})
+    assert first.notes is not second.notes
 
 
 def test_a_default_that_is_made_anew_belongs_to_one_record() -> None:

