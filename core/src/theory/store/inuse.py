@@ -61,11 +61,14 @@ class InUse:
         age = self._age
         if age is None or not age.holders:
             return look(cids)
-        if not cids <= age.found:
-            if len(age.found) > _MOST_FOUND:
-                age.found = set()
-            age.found |= look(cids - age.found)
-        return cids & age.found
+        unknown = cids - age.found
+        if not unknown:
+            return cids
+        here = look(unknown)
+        if len(age.found) > _MOST_FOUND:
+            age.found.clear()
+        age.found |= here
+        return (cids - unknown) | here
 
     def lose(self, cids: Iterable[str]) -> None:
         """These are deleted now: whoever needs them looks again."""
