@@ -202,11 +202,6 @@ def place_of(rest: str, folder: Path) -> str:
     return place
 
 
-def injected(trace: Path) -> list[str]:
-    """The lines of the calls that strace answered."""
-    return [line for line in trace.read_text(errors="replace").splitlines() if line.endswith("(INJECTED)")]
-
-
 # ------------------------------------------------------------ mutants
 
 

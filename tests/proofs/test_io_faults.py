@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from proofs.faulty import Call, Ended, Faulty, Try, calls_of, injected, place_of
+from proofs.faulty import Call, Ended, Faulty, Try, calls_of
 from proofs.load import PLAN, arguments, environ_of, write_entries
 
 if TYPE_CHECKING:
@@ -117,12 +117,14 @@ class Bench:
             ended = self.server.run(
                 Try(self.arguments(kind), trace=str(self._trace), inject=inject, mutant=mutant)
             )
-            hit = [place_of(line.partition("(")[2], self.folder) for line in injected(self._trace)]
-            if call.place in hit:
+            hit = [done for done in calls_of(self._trace, self.folder) if done.line.endswith("(INJECTED)")]
+            if call.key in [done.key for done in hit]:
                 break
             # Somebody touched a folder of Python's, which it now lists at each start: count anew.
             call = next(other for other in self.calls(kind) if other.key == call.key)
-        return ended, hit
+        else:
+            hit = []
+        return ended, [done.place for done in hit]
 
     def judged(self, kind: str, ended: Ended) -> Iterator[str]:
         """All that is wrong after a run of which something failed."""
