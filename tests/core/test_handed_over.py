@@ -121,6 +121,17 @@ def test_an_adapter_without_folders_has_none_made_and_its_outputs_are_kept(tmp_p
     assert seen == [False]
 
 
+@pytest.mark.parametrize("pretends", [False, True])
+def test_a_file_that_the_job_would_not_get_is_refused_before_it_runs(tmp_path: Path, pretends: bool) -> None:
+    (tmp_path / "in.txt").write_text("x")
+    adapter = Fake(act=lambda _: done(files={}), folders=False, pretends=pretends)
+    with house(tmp_path, adapter) as runner:
+        inputs: Any = {"file": {"$attach": "file"}}
+        envelope = runner.run("test/thing@1", inputs, attachments={"file": tmp_path / "in.txt"})
+    assert getattr(envelope, "code", "") == ("" if pretends else "ERR_UNSUPPORTED")
+    assert len(adapter.calls) == pretends
+
+
 def test_what_is_handed_over_counts_and_the_folder_does_not(tmp_path: Path) -> None:
     def act(call: Call) -> Outcome:
         call.channel.started()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from theory.disk import durable
 from theory.disk.pipes import Pipe
-from theory.errors import ArtifactNotFound, AttachmentNotFound, BadInputs, Retry, StoreFailed
+from theory.errors import ArtifactNotFound, AttachmentNotFound, BadInputs, Retry, StoreFailed, Unsupported
 from theory.formats import paths
 from theory.formats.canon import canonical
 from theory.formats.mime import mime_of
@@ -73,11 +73,17 @@ def lay_out(
     folders has nothing to be laid out.
 
     Raises:
+        Unsupported: There are files, and an adapter that does not pretend has no folder for them.
         Damaged: The store's copy is not what its cid says.
         StoreFailed: The workspace cannot be written.
         Interrupted: ``cancelled`` said so.
     """
     if not info.folders:
+        if job.artifacts and not info.pretends:
+            raise Unsupported(
+                f"{job.processor.ref} is given a file, and the adapter makes no folder to put it in",
+                hint="take another adapter: theory adapters ls",
+            )
         return
     folders: set[str] = set()
     isolates = "isolation" in info.offers
