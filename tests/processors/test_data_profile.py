@@ -377,6 +377,20 @@ def test_integers_keep_their_signs_and_every_digit_where_cells_become_many(run: 
     assert (columns["half"]["type"], columns["half"]["min"]) == ("number", 1.5)
 
 
+@pytest.mark.parametrize("made", ["{}", "é{}", "w{}", "{}.5"])
+def test_lengths_and_numbers_of_cells_are_exact_where_cells_become_many(run: Run, made: str) -> None:
+    cells = [made.format(number) for number in range(70_000)]
+    found = run(REF, column(cells)).columns["x"]
+    sizes = list(map(len, cells))
+    if "lengths" in found:
+        assert found["lengths"]["min"] == min(sizes)
+        assert found["lengths"]["max"] == max(sizes)
+        assert found["lengths"]["mean"] == pytest.approx(statistics.fmean(sizes), abs=1e-6)
+    else:
+        assert sum(found["histogram"]["counts"]) == len(cells)
+    assert found["present"] == len(cells)
+
+
 def test_blanks_around_a_boolean_do_not_matter_among_words(run: Run) -> None:
     cells = ["true ", " true", "true"]
     few = run(REF, column(["true ", "word"])).columns["x"]

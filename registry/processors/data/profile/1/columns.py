@@ -9,7 +9,7 @@ from itertools import islice
 from operator import itemgetter, mul
 from typing import TYPE_CHECKING
 
-from lanes import joined, numbers, suspects, times
+from lanes import begins_blank, joined, numbers, suspects, times
 from reading import ROOMY
 from sketches import Distinct, Frequent, Moments, Ranks
 from values import BLANKS, MISSING_MARKERS, SHORTENED, Group, Sorted, sort_values
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from lanes import Numbers
 
 MISSING, FIRST_BLANKS = frozenset(("", *MISSING_MARKERS)), frozenset(BLANKS)
-# Of a cell, where NUL stands between them.
-BLANK_BEGINNINGS = tuple(f"\0{blank}".encode() for blank in BLANKS)
 EXAMPLES = 3
 FIRST_LOOK = 1024  # different cells after which their length is looked at
 
@@ -164,7 +162,7 @@ class Column:
             self._take(counts, exact=False)
             return
         raw, gaps = joined(cells), {gap for gap in MISSING if gap in counts}
-        if any(beginning in raw for beginning in BLANK_BEGINNINGS):
+        if begins_blank(raw):
             gaps = find_gaps(counts)
         if gaps:
             self._leave_out(gaps, counts)
@@ -172,10 +170,11 @@ class Column:
             raw = joined(cells)
         if not cells:
             return
-        sizes = list(map(len, cells))
-        self._note(cells, sizes)
+        sizes, characters = set(map(len, cells)), len(raw if raw.isascii() else raw.decode())
+        longest = max(sizes)
+        self._note(cells, len(cells), Lengths(min(sizes), longest, characters - len(cells) - 1))
         self._sketch(raw[1:-1].split(b"\0"), counts)
-        if found := numbers(cells, raw, max(sizes)):
+        if found := numbers(cells, raw, longest):
             self._add_numbers(found)
         elif dated := times(cells, raw):
             kind, values, offsets = dated
@@ -194,7 +193,8 @@ class Column:
         sizes = list(map(len, counts))
         if max(sizes) > self.room.kept:
             sizes = list(map(true_length, counts))
-        self._note(counts, sizes, list(counts.values()))
+        characters = sum(map(mul, sizes, counts.values()))
+        self._note(counts, counts.total(), Lengths(min(sizes), max(sizes), characters))
         if self.distinct:
             self._sketch(list(map(str.encode, counts)), counts)
         self._sort(sort_values(counts, decimal_comma=self.decimal_comma), exact=exact)
@@ -203,16 +203,16 @@ class Column:
         for gap in gaps:
             self.markers[gap if gap in MISSING else ""] += counts.pop(gap)
 
-    def _note(self, cells: Collection[str], sizes: list[int], numbers: list[int] | None = None) -> None:
-        """Take note of cells that are present, whatever they mean: how long, and how often each (once)."""
+    def _note(self, cells: Collection[str], number: int, sizes: Lengths) -> None:
+        """Take note of so many cells that are present, whatever they mean, and how long they are."""
         if len(self.examples) < EXAMPLES:
             fresh = dict.fromkeys(cell for cell in cells if cell not in self.examples)
             self.examples.extend(islice(fresh, EXAMPLES - len(self.examples)))
-        low, high, lengths = min(sizes), max(sizes), self.lengths
-        lengths.low = min(low, lengths.low) if self.present else low
-        lengths.high = max(high, lengths.high)
-        lengths.total += sum(map(mul, sizes, numbers) if numbers else sizes)
-        self.present += sum(numbers) if numbers else len(sizes)
+        lengths = self.lengths
+        lengths.low = min(sizes.low, lengths.low) if self.present else sizes.low
+        lengths.high = max(sizes.high, lengths.high)
+        lengths.total += sizes.total
+        self.present += number
 
     def _sketch(self, parts: list[bytes], counts: Counter[str]) -> None:
         if self.distinct and self.frequent:

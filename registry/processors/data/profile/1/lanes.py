@@ -7,6 +7,7 @@ as one piece of bytes.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -33,6 +34,7 @@ SHAPES = {
 }
 """Dates and times with each digit a zero; those that `datetime.fromisoformat` of Python 3.10 reads."""
 
+BLANK_BEGINNINGS = tuple((blank.encode(), f"\0{blank}".encode()) for blank in BLANKS)
 ZEROS = bytes.maketrans(DIGITS, b"0" * 10)
 EPOCH = datetime.fromisoformat("1970-01-01")  # naive, as the cells are
 
@@ -52,6 +54,11 @@ def joined(cells: Sequence[str]) -> bytes:
     return ("\0" + "\0".join(cells) + "\0").encode()
 
 
+def begins_blank(raw: bytes) -> bool:
+    """Tell whether a cell begins with a blank; a single byte, which is often not there, is found fastest."""
+    return any(blank in raw and beginning in raw for blank, beginning in BLANK_BEGINNINGS)
+
+
 def numbers(cells: Sequence[str], raw: bytes, longest: int) -> Numbers | None:
     """Return the cells, the longest of `longest` characters, as numbers if all are."""
     signs = raw.translate(None, b"0123456789-\0")
@@ -62,7 +69,7 @@ def numbers(cells: Sequence[str], raw: bytes, longest: int) -> Numbers | None:
         return None  # perhaps digits that are no integer of 64 bits
     try:
         if not signs:
-            integers = list(map(int, cells))
+            integers = json.loads(b"[" + raw[1:-1].replace(b"\0", b",") + b"]")
             return Numbers(integers, fractional=False, integers=integers)
         if points == len(cells) == len(signs) and longest <= INTEGER_LENGTH:
             decimals = len(cells[0]) - 1 - cells[0].index(".")

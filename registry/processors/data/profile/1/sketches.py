@@ -121,7 +121,11 @@ class Ranks:
     def add_each(self, values: Sequence[float]) -> None:
         """Add each value once."""
         self.count += len(values)
-        self._extend(0, values)
+        if len(values) < self.capacity:
+            self._extend(0, values)
+        else:  # a level is full
+            self._extend(0, ())
+            self._thin(0, values)
         self._settle()
 
     def _settle(self) -> None:
@@ -137,8 +141,8 @@ class Ranks:
             self.turns.append(len(self.turns) % 2)  # levels that began alike would all favour the small
         self.levels[level].extend(values)
 
-    def _thin(self, level: int) -> None:
-        ordered = sorted(self.levels[level])
+    def _thin(self, level: int, more: Sequence[float] = ()) -> None:
+        ordered = sorted([*self.levels[level], *more])
         rest = [ordered.pop()] if len(ordered) % 2 else []
         self.levels[level] = array("d", rest)
         self._extend(level + 1, ordered[self.turns[level] :: 2])
