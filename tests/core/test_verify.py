@@ -404,9 +404,11 @@ def mend_and_die(folder: Path, step: int) -> bool:
     if not child:
         left = step
 
-        def count(event: str, _: object) -> None:
+        def count(event: str, given: tuple[object, ...]) -> None:
             nonlocal left
-            if event in {"os.rename", "os.remove", "sqlite3.connect/handle"}:
+            # What Python itself renames is what it has compiled, if it was not there yet.
+            ours = event in {"os.rename", "os.remove"} and str(given[0]).startswith(str(folder))
+            if ours or event == "sqlite3.connect/handle":
                 left -= 1
                 if not left:
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -420,7 +422,7 @@ def mend_and_die(folder: Path, step: int) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
-@pytest.mark.parametrize(("what", "stride"), [("small output", 1), ("database", 4)])
+@pytest.mark.parametrize(("what", "stride"), [("small output", 1), ("database", 2)])
 def test_what_a_repair_that_was_killed_left_half_done_goes_with_gc(
     tmp_path: Path, what: str, stride: int, request: pytest.FixtureRequest
 ) -> None:
