@@ -1,5 +1,7 @@
 """The processor data/profile on a large CSV, against `wc -l` plus one pass of `csv.reader` over it.
 
+It has as many processes as its entry asks for cores: `ratio` is that of time, and `of CPU` that of work.
+
 python benchmarks/profile.py 200     # MB; 1000 if left out
 """
 
@@ -8,12 +10,16 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import resource
 import subprocess
 import sys
 import tempfile
+import time
 from datetime import datetime, timedelta
 from pathlib import Path
+
+import yaml
 
 MB = 1_000_000
 ROUNDS = 3
@@ -39,17 +45,45 @@ def generate(path: Path, size_bytes: int) -> None:
             row += 1
 
 
-def cpu_seconds(argv: list[str], environment: dict[str, str] | None = None) -> float:
-    """Return the processor time of a command; its own, whatever else the machine does."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(argv, env=environment, stdout=subprocess.DEVNULL, check=True)
+def timed(argv: list[str], environment: dict[str, str] | None = None) -> tuple[float, float, float]:
+    """Run a command; return its seconds, those of CPU time, and the peak of all its processes in MiB."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    child = subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL)
+    peak = 0
+    while child.poll() is None:
+        peak = max(peak, sum(map(resident, family(child.pid))))
+        time.sleep(0.02)
+    taken = time.perf_counter() - start
+    if child.returncode:
+        raise subprocess.CalledProcessError(child.returncode, argv)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return taken, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, peak / 1024
+
+
+def family(parent: int) -> list[int]:
+    """Return a process and its children; Linux only."""
+    try:
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="ascii")
+    except OSError:
+        return []
+    return [parent, *map(int, children.split())]
+
+
+def resident(process: int) -> int:
+    """Return the KiB that a process has in memory, its share of what it has in common with others."""
+    try:
+        found = re.search(
+            r"^Pss:\s+(\d+)", Path(f"/proc/{process}/smaps_rollup").read_text("ascii"), re.MULTILINE
+        )
+    except OSError:
+        return 0  # it has just ended
+    return int(found[1]) if found else 0
 
 
 def main() -> None:
     """Measure in turn and print a line a round."""
     size_mb = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    cores = yaml.safe_load((PROGRAM / "processor.yaml").read_text(encoding="utf-8"))["runtime"]["cpu"]
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder, "artifacts", "table.csv")
         table.parent.mkdir()
@@ -57,16 +91,16 @@ def main() -> None:
         Path(folder, "job", "out").mkdir(parents=True)
         artifact = {"$artifact": "/artifacts/table.csv", "cid": "b3:" + "0" * 64, "mime": "text/csv"}
         Path(folder, "job", "inputs.json").write_text(json.dumps({"table": artifact}), encoding="utf-8")
-        print(f"{'yardstick s':>12} {'profile s':>10} {'MB/s':>6} {'ratio':>6} {'peak MiB':>9}")
+        environment = {**os.environ, "THEORY_ROOT": folder, "OMP_NUM_THREADS": str(cores)}
+        print(f"{'yardstick s':>12} {'profile s':>10} {'MB/s':>6} {'ratio':>6} {'of CPU':>7} {'MiB':>5}")
         for _ in range(ROUNDS):
-            yardstick = cpu_seconds(["wc", "-l", str(table)])
-            yardstick += cpu_seconds([sys.executable, "-c", READ, str(table)])
-            taken = cpu_seconds(
-                [sys.executable, str(PROGRAM / "main.py")], {**os.environ, "THEORY_ROOT": folder}
-            )
-            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # KiB on Linux
+            lines = timed(["wc", "-l", str(table)])
+            rows = timed([sys.executable, "-c", READ, str(table)])
+            taken, processor, peak = timed([sys.executable, str(PROGRAM / "main.py")], environment)
+            yardstick = lines[0] + rows[0]
             print(
-                f"{yardstick:12.2f} {taken:10.2f} {size_mb / taken:6.1f} {taken / yardstick:6.2f} {peak:9.0f}"
+                f"{yardstick:12.2f} {taken:10.2f} {size_mb / taken:6.1f} {taken / yardstick:6.2f}"
+                f" {processor / (lines[1] + rows[1]):7.2f} {peak:5.0f}"
             )
 
 

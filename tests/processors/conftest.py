@@ -41,6 +41,8 @@ def run(tmp_path: Path) -> Run:
         python: str = sys.executable,
         seed: str = "0",
         watch: bool = False,
+        processes: int = 1,
+        program: Path | None = None,
         **inputs: Any,
     ) -> Done:
         nonlocal count
@@ -62,11 +64,11 @@ def run(tmp_path: Path) -> Run:
             "PATH": os.defpath, "HOME": str(root), "TMPDIR": str(root), "THEORY_ROOT": str(root),
             "THEORY_REF": ref,
             "PYTHONHASHSEED": seed, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1",
-            "TZ": "UTC", "LC_ALL": "C.UTF-8",
+            "TZ": "UTC", "LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": str(processes),
         }  # fmt: skip
         command = entry(ref)["command"][1:]
         argv = [python, *(["-c", WATCH, *command] if watch else command)]
-        folder = ENTRIES / ref.replace("@", "/")
+        folder = program or ENTRIES / ref.replace("@", "/")
         done = subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         peak = int((root / "peak").read_text(encoding="ascii")) if watch else 0
         return Done(done.returncode, done.stdout, done.stderr, out, peak)

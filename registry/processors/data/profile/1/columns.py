@@ -15,18 +15,22 @@ from sketches import Distinct, Frequent, Moments, Ranks
 from values import BLANKS, MISSING_MARKERS, SHORTENED, Group, Sorted, sort_values
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from lanes import Numbers
 
 MISSING, FIRST_BLANKS = frozenset(("", *MISSING_MARKERS)), frozenset(BLANKS)
 EXAMPLES = 3
 FIRST_LOOK = 1024  # different cells after which their length is looked at
+WAITING = 8192  # cells that a lane is given at once
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What one column may keep, so that all of them together stay below some 100 MiB."""
+    """What one column may keep, so that all of them together stay below some 50 MiB.
+
+    Where two processes read a file's parts, four such tables are in memory at once.
+    """
 
     cells: int  # different cells counted exactly
     characters: int  # of these cells together
@@ -39,12 +43,12 @@ class Room:
     def for_columns(cls, number: int) -> Room:
         """Share the room among `number` columns."""
         return cls(
-            cells=max(32, min(16_384, 800_000 // number)),
-            characters=max(2_000, min(1_000_000, 20_000_000 // number)),
-            kept=max(64, min(ROOMY, 1_000_000 // number)),
-            hashes=max(128, min(8192, 2_000_000 // number)),
-            values=max(32, min(2048, 400_000 // number)),
-            frequent=max(8, min(512, 80_000 // number)),
+            cells=max(32, min(16_384, 400_000 // number)),
+            characters=max(2_000, min(1_000_000, 10_000_000 // number)),
+            kept=max(64, min(ROOMY, 500_000 // number)),
+            hashes=max(128, min(8192, 1_000_000 // number)),
+            values=max(32, min(2048, 200_000 // number)),
+            frequent=max(8, min(512, 40_000 // number)),
         )
 
 
@@ -77,6 +81,12 @@ class Spread:
         """Return (value, weight) pairs in ascending order."""
         return self.ranks.weighted() if self.ranks else (self.pairs or [])
 
+    def merge(self, other: Spread, room: Room) -> None:
+        """Add the values of another one that has no `pairs`."""
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        self.moments.merge(other.moments)
+        self.ranks_of(room).merge(other.ranks_of(room))
+
 
 @dataclass(slots=True)
 class Lengths:
@@ -92,7 +102,8 @@ class Column:
     """One column: while it has few different cells they are simply counted, which is exact and the work of C.
 
     Where they become many, the counts are emptied into sketches. From then on cells wait until there are
-    enough for a batch, and a lane says what they mean all at once.
+    enough for a batch, and a lane says what they mean all at once. They wait as one piece of text: cells of
+    their own would lie scattered among those of all other columns, which is slow to walk through.
     """
 
     index: int  # from 1
@@ -101,8 +112,9 @@ class Column:
     decimal_comma: bool
     counts: Counter[str] = field(default_factory=Counter)
     look: int = FIRST_LOOK
-    waiting: list[str] = field(default_factory=list)
-    shortened: bool = False  # a cell that waits is not as it is in the file
+    waiting: list[str] = field(default_factory=list)  # cells joined by NUL
+    awaited: int = 0  # how many cells are waiting
+    extent: int = 0  # how many characters these are
     markers: Counter[str] = field(default_factory=Counter)
     present: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
@@ -120,13 +132,47 @@ class Column:
         """Count the cells of a batch; only if `roomy` may one be longer than ROOMY."""
         kept = self.room.kept
         if (roomy or kept < ROOMY) and max(map(len, cells)) > kept:
-            cells = [cell if len(cell) <= kept else shorten(cell, kept) for cell in cells]
-            self.shortened = True
-        if self.distinct:
-            self.waiting.extend(cells)
-            if roomy or len(self.waiting) >= self.room.cells:
-                self._stream()
-            return
+            self.settle()
+            short = (cell if len(cell) <= kept else shorten(cell, kept) for cell in cells)
+            self._merge_counts(Counter(short))
+        elif self.distinct or len(self.counts) > FIRST_LOOK:
+            text = "\0".join(cells)
+            self.waiting.append(text)
+            self.awaited += len(cells)
+            self.extent += len(text)
+            if self.awaited >= min(WAITING, self.room.cells) or self.extent > self.room.characters:
+                self.settle()
+        else:
+            self._count(cells)
+
+    def settle(self) -> None:
+        """Take in the cells that wait."""
+        if self.awaited:
+            cells = "\0".join(self.waiting).split("\0")
+            self.waiting, self.awaited, self.extent = [], 0, 0
+            (self._stream if self.distinct else self._count)(cells)
+
+    def merge(self, other: Column) -> None:
+        """Add the cells that another one has seen further down; it is settled, and of no use afterwards."""
+        if other.distinct and other.frequent:
+            if not self.distinct:
+                self._empty()
+            self._merge(other, other.distinct, other.frequent)
+        else:
+            self._merge_counts(other.counts)
+
+    def finish(self) -> None:
+        """Take in what is still only counted; nothing is added afterwards."""
+        self.settle()
+        if not self.distinct:
+            self._take(self.counts, exact=True)
+
+    @property
+    def missing(self) -> int:
+        """Cells without a value, after `finish`."""
+        return self.markers.total()
+
+    def _count(self, cells: Iterable[str] | Mapping[str, int]) -> None:
         counts = self.counts
         counts.update(cells)
         if len(counts) >= self.look or len(counts) >= self.room.cells:
@@ -135,32 +181,35 @@ class Column:
             else:
                 self.look = 2 * len(counts)
 
-    def finish(self) -> None:
-        """Take in what is still only counted; nothing is added afterwards."""
+    def _merge_counts(self, counts: Counter[str]) -> None:
         if self.distinct:
-            self._stream()
+            self._take(counts, exact=False)
         else:
-            self._take(self.counts, exact=True)
+            self._count(counts)
 
-    @property
-    def missing(self) -> int:
-        """Cells without a value, after `finish`."""
-        return self.markers.total()
+    def _merge(self, other: Column, distinct: Distinct, frequent: Frequent) -> None:
+        if other.present:
+            self._note(other.examples, other.present, other.lengths)
+        self._note_unfit(other.unfit)
+        self.markers.update(other.markers)
+        self.kinds.update(other.kinds)
+        self.booleans.update(other.booleans)
+        self.fractional = self.fractional or other.fractional
+        self.offsets += other.offsets
+        for kind, spread in other.spreads.items():
+            self.spreads.setdefault(kind, Spread(spread.low, spread.high)).merge(spread, self.room)
+        if self.distinct and self.frequent:
+            self.distinct.merge(distinct)
+            self.frequent.merge(frequent)
 
     def _empty(self) -> None:
         self.distinct, self.frequent = Distinct(self.room.hashes), Frequent(self.room.frequent)
         counts, self.counts = self.counts, Counter()
         self._take(counts, exact=False)
-        self.shortened = False
 
-    def _stream(self) -> None:
-        """Take in the waiting cells: all at once if a lane knows them, else one by one."""
-        cells, self.waiting = self.waiting, []
+    def _stream(self, cells: list[str]) -> None:
+        """Take in cells: all at once if a lane knows them, else one by one."""
         counts = Counter(cells)
-        if self.shortened:
-            self.shortened = False
-            self._take(counts, exact=False)
-            return
         raw, gaps = joined(cells), {gap for gap in MISSING if gap in counts}
         if begins_blank(raw):
             gaps = find_gaps(counts)
@@ -178,8 +227,9 @@ class Column:
             self._add_numbers(found)
         elif dated := times(cells, raw):
             kind, values, offsets = dated
+            values.sort()
             self.offsets += len(values) if offsets else 0
-            self._widen(kind, min(values), max(values), len(values)).ranks_of(self.room).add_each(values)
+            self._widen(kind, values[0], values[-1], len(values)).ranks_of(self.room).add_each(values)
         else:
             special = suspects(cells, raw) if len(self.unfit) == EXAMPLES else cells
             self.kinds["text"] += len(cells) - len(special)
@@ -197,7 +247,14 @@ class Column:
         self._note(counts, counts.total(), Lengths(min(sizes), max(sizes), characters))
         if self.distinct:
             self._sketch(list(map(str.encode, counts)), counts)
-        self._sort(sort_values(counts, decimal_comma=self.decimal_comma), exact=exact)
+        cells = list(counts)
+        if dated := times(cells, joined(cells)):
+            kind, values, offsets = dated
+            groups = Sorted(offsets=counts.total() if offsets else 0)
+            setattr(groups, kind, Group(values, list(counts.values())))
+        else:
+            groups = sort_values(counts, decimal_comma=self.decimal_comma)
+        self._sort(groups, exact=exact)
 
     def _leave_out(self, gaps: set[str], counts: Counter[str]) -> None:
         for gap in gaps:
@@ -214,6 +271,10 @@ class Column:
         lengths.total += sizes.total
         self.present += number
 
+    def _note_unfit(self, texts: list[str]) -> None:
+        fresh = [text for text in texts if text not in self.unfit]
+        self.unfit.extend(fresh[: max(0, EXAMPLES - len(self.unfit))])
+
     def _sketch(self, parts: list[bytes], counts: Counter[str]) -> None:
         if self.distinct and self.frequent:
             self.distinct.add(parts)
@@ -221,8 +282,7 @@ class Column:
 
     def _sort(self, groups: Sorted, *, exact: bool) -> None:
         self.kinds["text"] += groups.text_count
-        fresh = [text for text in groups.texts if text not in self.unfit]
-        self.unfit.extend(fresh[: max(0, EXAMPLES - len(self.unfit))])
+        self._note_unfit(groups.texts)
         self.fractional = self.fractional or groups.fractional
         self.offsets += groups.offsets
         for value, number in zip(groups.boolean.values, groups.boolean.counts, strict=True):
@@ -241,8 +301,8 @@ class Column:
             spread.ranks_of(self.room).add(group.values, group.counts)
 
     def _add_numbers(self, found: Numbers) -> None:
-        values, unit = found.values, found.unit
-        low, high = min(values), max(values)
+        values, unit = sorted(found.values), found.unit
+        low, high = values[0], values[-1]
         if unit > 1:  # else they stay integers, of which a double would lose digits
             low, high = low / unit, high / unit
         self.fractional = self.fractional or found.fractional

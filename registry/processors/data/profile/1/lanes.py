@@ -36,6 +36,7 @@ SHAPES = {
 
 BLANK_BEGINNINGS = tuple((blank.encode(), f"\0{blank}".encode()) for blank in BLANKS)
 ZEROS = bytes.maketrans(DIGITS, b"0" * 10)
+DAY = 86_400  # seconds
 EPOCH = datetime.fromisoformat("1970-01-01")  # naive, as the cells are
 
 
@@ -113,7 +114,10 @@ def times(cells: Sequence[str], raw: bytes) -> tuple[str, list[float], bool] | N
     zone = shape.endswith(b"Z")
     try:
         moments = map(datetime.fromisoformat, [cell[:-1] for cell in cells] if zone else cells)
-        return "datetime", list(map(timedelta.total_seconds, map(sub, moments, repeat(EPOCH)))), zone
+        since = map(sub, moments, repeat(EPOCH))
+        if b"." in shape:
+            return "datetime", list(map(timedelta.total_seconds, since)), zone
+        return "datetime", [delta.days * DAY + delta.seconds for delta in since], zone
     except ValueError:
         return None
 

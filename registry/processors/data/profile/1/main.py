@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from document import describe, spell
+from parts import read_table
 from reading import RefusedError, open_source
 from report import write_report
-from table import read_table
 
 STEPS = 20  # progress events at most
 
@@ -44,7 +44,8 @@ def main() -> str | None:
         table = read_table(
             source,
             inputs.get("sample_rows", 5),
-            lambda rows: progress.tell(source.bytes_read, source.size_bytes, rows),
+            int(os.environ.get("OMP_NUM_THREADS", "1")),
+            lambda done, rows: progress.tell(done, source.size_bytes, rows),
         )
     except RefusedError as error:
         return f"data/profile: {error}"

@@ -1,7 +1,7 @@
 """From the bytes of a file to batches of rows: encoding, line ends, delimiter, records.
 
 The file is read twice. The first pass only decodes, at the speed of the disk, so that the encoding is known
-for all of the file before the first cell is counted; the second parses.
+for all of the file before the first cell is counted; the second parses, span by span.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import codecs
 import csv
 import io
 import math
+import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import length_hint
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-CHUNK = 1 << 17  # bytes a read
+CHUNK = 1 << 15  # bytes a read; the cells of so many are still in the processor's cache when they are counted
+NARROW, LARGE_CHUNK = 64, 1 << 20  # so many columns more are worth as much once more, up to this
 LINE_LIMIT = 16 << 20  # characters of one line
 CELL_LIMIT = 1 << 20  # characters of one cell
 ROOMY = 1024
@@ -41,7 +43,16 @@ SIGNATURES = (
 
 
 class RefusedError(Exception):
-    """The file cannot be profiled; the message is one line for the user."""
+    """The file cannot be profiled; the message is one line for the user, `record` counts from 1."""
+
+    def __init__(self, message: str, record: int = 0) -> None:
+        """Say what is wrong, and in which record, where it is one."""
+        super().__init__(message, record)
+        self.message, self.record = message, record
+
+    def __str__(self) -> str:
+        """Return the line."""
+        return f"record {self.record:,}: {self.message}" if self.record else self.message
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,66 +110,105 @@ class Lines:
         return length_hint(self.here)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Source:
-    """A file that is known to be text: `encoding` and `delimiter` are settled, `batches` reads it."""
+    """A file that is known to be text: `encoding` and `delimiter` are settled."""
 
     path: Path
     size_bytes: int
     encoding: Encoding
     delimiter: str
-    bytes_read: int = field(default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Bytes of a file, from the beginning of a record to the end of a line; the last span has no end."""
+
+    start: int
+    stop: int = sys.maxsize
+
+
+class Reading:
+    """A span on its way to batches of rows; `records`, `bytes_read` and `end` hold when all have come."""
+
+    def __init__(self, source: Source, span: Span, width: int = 0) -> None:
+        """Begin; `width` is that of the header, where it is known."""
+        self.source, self.span, self.width = source, span, width
+        self.records = 0
+        self.bytes_read = 0
+        self.over = 0  # bytes of the lines that were taken from behind the span
+
+    @property
+    def end(self) -> int:
+        """Where the span's last record ends: its cells may hold line breaks and reach beyond the span."""
+        return self.span.stop + self.over
 
     def batches(self) -> Iterator[Batch]:
-        """Yield the records, about a megabyte at a time.
+        """Yield the records, a piece of the file at a time.
 
         Pieces without a quote, which are most, are split: twice as fast as csv, and already in columns.
 
         Raises:
             RefusedError: a cell, a line or a record is beyond all measure.
         """
-        pieces = whole_lines(self._decoded())
+        pieces = self._pieces()
         lines = Lines(pieces)
         csv.field_size_limit(CELL_LIMIT)
-        reader = csv.reader(lines, delimiter=self.delimiter)
-        record, width = 0, 0
+        reader = csv.reader(lines, delimiter=self.source.delimiter)
         rows: list[list[str]] = []
         try:
-            while True:
+            while lines.left or not self._through:
                 line = reader.line_num
-                read_rows(reader, lines, rows)
+                self._read_rows(reader, lines, rows)
                 if not rows:
                     return
-                record += len(rows)
-                width = width or next((len(row) for row in rows if row), 0)
+                self.records += len(rows)
+                self.width = self.width or next((len(row) for row in rows if row), 0)
                 several_lines = reader.line_num - line != len(rows)
                 yield Batch(rows, [], roomy=several_lines or lines.longest > ROOMY)
                 rows = []
-                while not lines.left and (text := next(pieces, "")):
-                    columns, longest = split_columns(text, self.delimiter, width)
+                if self.over:
+                    self.over -= self._size("".join(lines.here))
+                    return
+                while not (lines.left or self._through) and (text := next(pieces, "")):
+                    columns, longest = split_columns(text, self.source.delimiter, self.width)
                     if columns:
-                        record += len(columns[0])
+                        self.records += len(columns[0])
                         yield Batch([], columns, roomy=longest > ROOMY)
                     else:
                         lines.load(text)
         except csv.Error as error:
-            raise RefusedError(_csv_fault(error, record + len(rows) + 1)) from error
+            raise RefusedError(_csv_fault(error), self.records + len(rows) + 1) from error
+
+    @property
+    def _through(self) -> bool:
+        return self.bytes_read >= self.span.stop - self.span.start
+
+    def _read_rows(self, reader: Iterator[list[str]], lines: Lines, rows: list[list[str]]) -> None:
+        """Add to `rows` the records up to the end of a piece; the last one may reach into the next piece."""
+        before = lines.left or math.inf
+        for row in reader:
+            rows.append(row)
+            left = lines.left
+            if not left or left > before or self.over:
+                return
+            before = left
+
+    def _pieces(self) -> Iterator[str]:
+        for text in whole_lines(self._decoded()):
+            if self.bytes_read > self.span.stop - self.span.start:
+                self.over += self._size(text)
+            yield text
 
     def _decoded(self) -> Iterator[str]:
-        for text, count in decoded(self.path, self.encoding.codec, self.encoding.mark, "replace"):
+        source = self.source
+        chunk = min(CHUNK * (1 + self.width // NARROW), LARGE_CHUNK)
+        for text, count in decoded(source.path, source.encoding.codec, self.span, "replace", chunk):
             self.bytes_read += count
             yield text
 
-
-def read_rows(reader: Iterator[list[str]], lines: Lines, rows: list[list[str]]) -> None:
-    """Add to `rows` the records up to the end of a piece; the last of them may reach into the next one."""
-    before = lines.left or math.inf
-    for row in reader:
-        rows.append(row)
-        left = lines.left
-        if not left or left > before:
-            return
-        before = left
+    def _size(self, text: str) -> int:
+        return len(text.encode(self.source.encoding.codec))
 
 
 def split_columns(text: str, delimiter: str, width: int) -> tuple[list[Sequence[str]], int]:
@@ -243,21 +293,23 @@ def find_encoding(path: Path, head: bytes) -> Encoding:
 
 def survey(path: Path, codec: str, mark: int, errors: str) -> tuple[int, str]:
     """Decode the whole file; count what was replaced and tell how its lines end."""
-    replaced = crlf = lf = cr = position = 0
-    after_cr = False
-    for text, count in decoded(path, codec, mark, errors):
+    replaced = position = 0
+    crlf = lf = cr = False
+    held = ""  # a CR at the end of a piece, which may be half of a line end
+    for text, count in decoded(path, codec, Span(mark), errors):
         if "\0" in text:
             near = position + mark + len(text[: text.index("\0")].encode(codec, "replace"))
             message = f"this is not text: NUL near byte {near:,} (UTF-16 needs a byte order mark)"
             raise RefusedError(message)
-        both = text.count("\r\n") + (after_cr and text.startswith("\n"))
-        crlf += both
-        lf += text.count("\n") - both
-        cr += text.count("\r") - both
-        after_cr = text.endswith("\r") if text else after_cr
+        ends = held + text if held else text
+        held = "\r" if ends.endswith("\r") else ""
+        both = ends.count("\r\n") if "\r" in ends else 0
+        crlf = crlf or both > 0
+        lf = lf or (ends.count("\n") > both if both else "\n" in ends)
+        cr = cr or ("\r" in ends and ends.count("\r") > both + len(held))
         replaced += text.count(REPLACEMENT) if errors == "replace" else 0
         position += count
-    kinds = [name for name, number in (("lf", lf), ("crlf", crlf), ("cr", cr)) if number]
+    kinds = [name for name, found in (("lf", lf), ("crlf", crlf), ("cr", cr or held)) if found]
     return replaced, "mixed" if len(kinds) > 1 else (kinds or ["none"])[0]
 
 
@@ -268,12 +320,19 @@ def beyond_ascii(path: Path) -> int:
         return sum(len(chunk.translate(None, ascii_bytes)) for chunk in iter(lambda: file.read(CHUNK), b""))
 
 
-def decoded(path: Path, codec: str, mark: int, errors: str) -> Iterator[tuple[str, int]]:
-    """Yield the text of the file, and of how many bytes each piece came."""
+def decoded(
+    path: Path, codec: str, span: Span, errors: str, chunk_size: int = CHUNK
+) -> Iterator[tuple[str, int]]:
+    """Yield the text of the file from the span's start on, and of how many bytes each piece came.
+
+    A piece ends where the span does; the text behind it follows all the same.
+    """
     decoder = codecs.getincrementaldecoder(codec)(errors)
+    left = span.stop - span.start
     with path.open("rb") as file:
-        file.seek(mark)
-        while chunk := file.read(CHUNK):
+        file.seek(span.start)
+        while chunk := file.read(min(chunk_size, left) or chunk_size):
+            left = max(0, left - len(chunk))
             yield decoder.decode(chunk), len(chunk)
         yield decoder.decode(b"", final=True), 0
 
@@ -316,7 +375,7 @@ def find_delimiter(beginning: str, *, whole: bool) -> str:
     return best
 
 
-def _csv_fault(error: csv.Error, record: int) -> str:
+def _csv_fault(error: csv.Error) -> str:
     if "field limit" in str(error):
-        return f"record {record:,}: a cell is longer than {CELL_LIMIT:,} characters; is a quote never closed?"
-    return f"record {record:,}: {error}"
+        return f"a cell is longer than {CELL_LIMIT:,} characters; is a quote never closed?"
+    return str(error)

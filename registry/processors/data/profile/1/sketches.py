@@ -72,7 +72,13 @@ class Distinct:
             if sys.byteorder == "big":
                 hashes.byteswap()
             self.digests.add(set(hashes))
-        self.sums.add(set(filter(self.sums.bound.__gt__, map(crc32, cells))))
+        bound = self.sums.bound
+        self.sums.add({number for number in map(crc32, cells) if number < bound})
+
+    def merge(self, other: Distinct) -> None:
+        """Add the cells of another one of the same `k`."""
+        self.digests.add(set(other.digests.settle()))
+        self.sums.add(set(other.sums.settle()))
 
     @property
     def exact(self) -> bool:
@@ -128,6 +134,14 @@ class Ranks:
             self._thin(0, values)
         self._settle()
 
+    def merge(self, other: Ranks) -> None:
+        """Add the values of another one of the same capacity."""
+        self.count += other.count
+        self.error += other.error
+        for level, values in enumerate(other.levels):
+            self._extend(level, values)
+        self._settle()
+
     def _settle(self) -> None:
         level = 0
         while level < len(self.levels):
@@ -172,10 +186,17 @@ class Frequent:
         for cell, count in self.counts.items():
             merged[cell] = merged.get(cell, 0) + count
         if len(merged) > self.capacity:
-            cut = sorted(merged.values(), reverse=True)[self.capacity]
-            merged = {cell: count - cut for cell, count in merged.items() if count > cut}
+            ordered = sorted(merged.values(), reverse=True)
+            cut = ordered[self.capacity]
+            some_stay = ordered[0] > cut  # not where all cells are different
+            merged = {cell: count - cut for cell, count in merged.items() if count > cut} if some_stay else {}
             self.error += cut
         self.counts = merged
+
+    def merge(self, other: Frequent) -> None:
+        """Add the cells of another one of the same capacity."""
+        self.add(other.counts)
+        self.error += other.error
 
 
 class Moments:
@@ -186,11 +207,11 @@ class Moments:
     Source: Chan, Golub, LeVeque, "Updating formulae", 1979.
     """
 
-    def __init__(self) -> None:
-        """Begin with nothing counted."""
-        self.count = 0
-        self.mean = 0.0
-        self.squares = 0.0  # sum of squared distances from the mean
+    def __init__(self, count: int = 0, mean: float = 0.0, squares: float = 0.0) -> None:
+        """Begin with nothing counted, or with the figures of `count` values."""
+        self.count = count
+        self.mean = mean
+        self.squares = squares  # sum of squared distances from the mean
 
     def add(self, values: Sequence[float], counts: Sequence[int]) -> None:
         """Add each value as often as its count says."""
@@ -198,18 +219,20 @@ class Moments:
         mean = math.fsum(map(mul, values, counts)) / count
         distances = list(map(sub, values, [mean] * len(values)))
         squares = math.fsum(map(mul, map(mul, distances, distances), counts))
-        self._merge(count, mean, squares)
+        self.merge(Moments(count, mean, squares))
 
     def add_integers(self, values: Sequence[int], unit: int) -> None:
         """Add each value divided by `unit`; the sums are exact."""
         count, total = len(values), sum(values)
         squares = count * sum(map(mul, values, values)) - total * total
-        self._merge(count, total / (count * unit), squares / (count * unit * unit))
+        self.merge(Moments(count, total / (count * unit), squares / (count * unit * unit)))
 
-    def _merge(self, count: int, mean: float, squares: float) -> None:
-        total, shift = self.count + count, mean - self.mean
-        self.mean += shift * count / total
-        self.squares += squares + shift * shift * self.count * count / total
+    def merge(self, other: Moments) -> None:
+        """Add the values of another one."""
+        total, shift = self.count + other.count, other.mean - self.mean
+        if other.count:
+            self.mean += shift * other.count / total
+            self.squares += other.squares + shift * shift * self.count * other.count / total
         self.count = total
 
     @property

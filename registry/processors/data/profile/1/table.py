@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from columns import Column, Room
-from reading import RefusedError
+from reading import Reading, RefusedError, Span
 from values import BLANKS
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ KEPT = 200  # characters that are kept of a column's name or a sampled cell
 
 @dataclass(slots=True)
 class Table:
-    """The columns of a file, and what is wrong with its rows."""
+    """The columns of a file or of a part of it, and what is wrong with its rows."""
 
     columns: list[Column]
     rows: int = 0
@@ -29,13 +29,21 @@ class Table:
     short_rows: int = 0
     long_rows: int = 0
     sample: list[list[str]] = field(default_factory=list)
-    open_quote: bool = False
+    open_quote: bool | None = None  # whether the last cell ends in a line break; None before the first cell
 
-    def add(self, batch: Batch) -> None:
-        """Count the rows of a batch."""
+    def add(self, batch: Batch, sample_rows: int) -> None:
+        """Count the rows of a batch, and keep some as they are until there are `sample_rows`."""
         width = len(self.columns)
         rows, columns = batch.rows, batch.columns
-        if not columns:
+        if len(self.sample) < sample_rows:
+            wanted = (row for row in rows or zip(*columns, strict=True) if row)
+            fresh = islice(wanted, sample_rows - len(self.sample))
+            self.sample.extend([cell[: KEPT + 1] for cell in row[:width]] for row in fresh)
+        if columns:
+            self.open_quote = False
+        else:
+            if rows and rows[-1]:
+                self.open_quote = rows[-1][-1].endswith(("\n", "\r"))
             if set(map(len, rows)) != {width}:
                 rows = self._even(rows, width)
             columns = list(zip(*rows, strict=True))
@@ -43,6 +51,17 @@ class Table:
             self.rows += len(columns[0])
             for column, cells in zip(self.columns, columns, strict=True):
                 column.add(cells, roomy=batch.roomy)
+
+    def merge(self, other: Table, sample_rows: int) -> None:
+        """Add the rows of the part that follows, which is of no use afterwards."""
+        for column, more in zip(self.columns, other.columns, strict=True):
+            column.merge(more)
+        self.rows += other.rows
+        self.blank_lines += other.blank_lines
+        self.short_rows += other.short_rows
+        self.long_rows += other.long_rows
+        self.sample.extend(other.sample[: sample_rows - len(self.sample)])
+        self.open_quote = self.open_quote if other.open_quote is None else other.open_quote
 
     def _even(self, rows: list[list[str]], width: int) -> list[list[str]]:
         even = []
@@ -60,51 +79,70 @@ class Table:
         return even
 
 
-def read_table(source: Source, sample_rows: int, report: Callable[[int], None]) -> Table:
-    """Read all of the source; `report` is told the number of rows after every batch.
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What all parts of a file have in common."""
+
+    source: Source
+    header: list[str]
+    sample_rows: int
+
+    def table(self) -> Table:
+        """Make an empty table; a column without a name is called `column_<index>`."""
+        room, comma = Room.for_columns(len(self.header)), self.source.delimiter == ";"
+        return Table(
+            [
+                Column(index, name.strip(BLANKS)[:KEPT] or f"column_{index}", room, decimal_comma=comma)
+                for index, name in enumerate(self.header, 1)
+            ]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a span of the file holds."""
+
+    end: int  # where its last record ends, which may be behind the span
+    records: int
+    table: Table
+    fault: RefusedError | None  # instead of the rest
+
+
+def read_header(source: Source) -> list[str]:
+    """Return the first record that is not blank.
 
     Raises:
-        RefusedError: there is no header, or far too much of one.
+        RefusedError: there is none, or it has more than COLUMNS_LIMIT cells.
     """
-    table: Table | None = None
-    last: list[str] = []
-    blank_lines = 0
-    for batch in source.batches():
-        rows = batch.rows
-        last = rows[-1] or last if rows else []
-        if table is None:
-            start = next((index for index, row in enumerate(rows) if row), len(rows))
-            blank_lines += start
-            if start == len(rows):
-                continue
-            table = Table(name_columns(rows[start], source.delimiter), blank_lines=blank_lines)
-            del rows[: start + 1]
-        if len(table.sample) < sample_rows:
-            wanted = (row for row in rows or zip(*batch.columns, strict=True) if row)
-            fresh = islice(wanted, sample_rows - len(table.sample))
-            table.sample.extend([cell[: KEPT + 1] for cell in row[: len(table.columns)]] for row in fresh)
-        table.add(batch)
-        report(table.rows)
-    if table is None:
-        message = "the file holds nothing but blank lines: there is not even a header"
-        raise RefusedError(message)
-    table.open_quote = bool(last) and last[-1].endswith(("\n", "\r"))
+    for batch in Reading(source, Span(source.encoding.mark)).batches():
+        header = next(filter(None, batch.rows), None)
+        if header is None:
+            continue
+        if len(header) > COLUMNS_LIMIT:
+            message = f"the header has {len(header):,} columns; at most {COLUMNS_LIMIT:,} can be profiled"
+            raise RefusedError(message)
+        return header
+    message = "the file holds nothing but blank lines: there is not even a header"
+    raise RefusedError(message)
+
+
+def read_part(task: Task, span: Span, report: Callable[[int, int], None] | None = None) -> Part:
+    """Read the span; `report` is told after every batch how many bytes and rows there were."""
+    table, fault = task.table(), None
+    reading = Reading(task.source, span, len(task.header))
+    beginning = span.start == task.source.encoding.mark
+    try:
+        for batch in reading.batches():
+            if beginning:
+                start = next((index for index, row in enumerate(batch.rows) if row), len(batch.rows))
+                table.blank_lines += start
+                beginning = start == len(batch.rows)
+                del batch.rows[: start + 1]
+            table.add(batch, task.sample_rows)
+            if report:
+                report(reading.bytes_read, table.rows)
+    except RefusedError as error:
+        fault = error
     for column in table.columns:
-        column.finish()
-    return table
-
-
-def name_columns(header: list[str], delimiter: str) -> list[Column]:
-    """Make the columns of a header; one without a name is called `column_<index>`.
-
-    Raises:
-        RefusedError: there are more than COLUMNS_LIMIT.
-    """
-    if len(header) > COLUMNS_LIMIT:
-        message = f"the header has {len(header):,} columns; at most {COLUMNS_LIMIT:,} can be profiled"
-        raise RefusedError(message)
-    room = Room.for_columns(len(header))
-    return [
-        Column(index, name.strip(BLANKS)[:KEPT] or f"column_{index}", room, decimal_comma=delimiter == ";")
-        for index, name in enumerate(header, 1)
-    ]
+        column.settle()
+    return Part(reading.end, reading.records, table, fault)
