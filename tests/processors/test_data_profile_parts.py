@@ -92,13 +92,14 @@ def test_lines_that_end_in_cr_alone_are_read_as_one_part(run: Run, parted: Path)
 
 @pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
 def test_an_encoding_does_not_disturb_the_parts(run: Run, parted: Path, codec: str) -> None:
-    content = ("x,y\n" + "1,\xfc\u20ac\n" * 90).encode(codec)
-    assert run(REF, content, program=parted, processes=2).files == run(REF, content).files
+    for text in ("x,y\n" + "1,\xfc\u20ac\n" * 90, "x\n" + "\xfc\u20ac\n" * 90):
+        content = text.encode(codec)
+        assert run(REF, content, program=parted, processes=2).files == run(REF, content).files
 
 
 def test_damaged_bytes_do_not_disturb_the_parts(run: Run, parted: Path) -> None:
     cell = "\xfc" * 60
-    content = b"x,y\n" + (f'1,"{cell}'.encode() + b"\xfc" + f'\n{cell}"\n'.encode()) * 100
+    content = b"x,y\n" + (f'1,"{cell}\n{cell}'.encode() + b'\xfc"\n') * 100
     assert run(REF, content)["profile.json"]["table"]["replaced_characters"] == 100
     assert run(REF, content, program=parted).files == run(REF, content).files
 
@@ -115,6 +116,18 @@ def test_each_process_reads_its_parts(run: Run, parted: Path) -> None:
     changed(parted, "worker.py", "for span in spans:", "for span in spans:\n    sys.stderr.write('part.')")
     content = "x,y\n" + "5,six\n" * 500
     assert run(REF, content, program=parted).stderr == ""
+    assert run(REF, content, program=parted, processes=2).stderr == "part." * 16
+
+
+def test_a_part_does_not_begin_inside_a_quoted_cell(run: Run, parted: Path) -> None:
+    begin = "table, fault = task.table\\(\\), None"
+    changed(
+        parted,
+        "table.py",
+        begin,
+        "__import__('sys').stderr.write('part.'); table, fault = task.table(), None",
+    )
+    content = "x,y\n" + '5,"a\nb\nc\nd"\n' * 300
     assert run(REF, content, program=parted, processes=2).stderr == "part." * 16
 
 
