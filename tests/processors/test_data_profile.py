@@ -430,6 +430,14 @@ def test_blank_lines_before_the_header_are_counted_however_many(run: Run) -> Non
     assert (table["blank_lines"], table["rows"]) == (300_000, 1)
 
 
+def test_a_header_that_begins_a_piece_of_the_file_is_no_row(run: Run) -> None:
+    done = run(REF, "\n" * (1 << 15) + "x,y\n" + "1,2\n" * 9000)
+    assert list(done.columns) == ["x", "y"]
+    table = done["profile.json"]["table"]
+    assert (table["rows"], table["blank_lines"]) == (9000, 1 << 15)
+    assert done["profile.json"]["sample"][0] == ["1", "2"]
+
+
 def test_a_cell_beyond_all_measure_is_named_by_its_record(run: Run) -> None:
     done = run(REF, "a,b\n" + "1,2\n" * 40_000 + f'3,"x\n{"x" * 1_100_000}"\n')
     assert done.stderr.startswith("data/profile: record 40,002: a cell is longer than")

@@ -132,17 +132,24 @@ def test_a_part_does_not_begin_inside_a_quoted_cell(run: Run, parted: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "end",
+    ("line", "changed_to", "columns"),
     [
-        pytest.param("raise SystemExit", id="at once"),
-        pytest.param("    sys.stdout.buffer.write(b'\\\\x80\\\\x05half'); raise SystemExit", id="in a part"),
+        pytest.param("import pickle", "raise SystemExit", 9000, id="before it was told"),
+        pytest.param("for span in spans:", "raise SystemExit", 2, id="at once"),
+        pytest.param(
+            "for span in spans:",
+            "for span in spans:\n    sys.stdout.buffer.write(b'\\\\x80\\\\x05half'); raise SystemExit",
+            2,
+            id="in a part",
+        ),
     ],
 )
-def test_a_process_that_is_lost_costs_time_and_nothing_else(run: Run, parted: Path, end: str) -> None:
-    content = "x,y\n" + "5,six\n" * 500
+def test_a_process_that_is_lost_costs_time_and_nothing_else(
+    run: Run, parted: Path, line: str, changed_to: str, columns: int
+) -> None:
+    content = ",".join(f"c{n}" for n in range(columns)) + "\n" + (",".join(["5"] * columns) + "\n") * 40
     alone = run(REF, content, program=parted)
-    loop = "for span in spans:"
-    changed(parted, "worker.py", loop, f"{loop}\n{end}\n" if end.startswith(" ") else f"{end}\n{loop}")
+    changed(parted, "worker.py", line, f"{changed_to}\n{line}")
     together = run(REF, content, program=parted, processes=2)
     assert (together.exit_code, together.files, together.stderr) == (0, alone.files, "")
 

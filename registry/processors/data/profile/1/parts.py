@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 PAIR = 1 << 25  # bytes of two parts at least; much is spent on the beginning of one, when all values are new
 PARTS = 16  # at most
 LIKE = 20  # records of the header's width tell that a line in the middle of the file begins one
+TRIED = 400  # lines at most
 WORKER = Path(__file__).with_name("worker.py")
 
 
@@ -87,10 +88,10 @@ def find_spans(task: Task) -> Iterator[Span]:
 
 def find_record(lines: list[str], delimiter: str, width: int) -> str | None:
     """Return the text before the first of the lines from which on records have the header's width."""
-    for index in range(len(lines)):
+    for index in range(min(len(lines), TRIED)):
         if index and not lines[index - 1].endswith("\n"):
             continue  # behind a CR alone, of which a reading cannot tell whether a LF follows
-        rows = islice(csv.reader(lines[index:], delimiter=delimiter), LIKE + 1)
+        rows = islice(csv.reader(islice(lines, index, None), delimiter=delimiter), LIKE + 1)
         *whole, _ = map(len, rows)  # the last one may be cut off
         if set(filter(None, whole)) == {width}:
             return "".join(lines[:index])

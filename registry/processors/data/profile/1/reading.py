@@ -134,6 +134,7 @@ class Reading:
     def __init__(self, source: Source, span: Span, width: int = 0) -> None:
         """Begin; `width` is that of the header, where it is known."""
         self.source, self.span, self.width = source, span, width
+        self.is_headed = span.start > source.encoding.mark  # the header is not to come any more
         self.records = 0
         self.bytes_read = 0
         self.over = 0  # bytes of the lines that were taken from behind the span
@@ -164,6 +165,7 @@ class Reading:
                     return
                 self.records += len(rows)
                 self.width = self.width or next((len(row) for row in rows if row), 0)
+                self.is_headed = self.is_headed or any(rows)
                 several_lines = reader.line_num - line != len(rows)
                 yield Batch(rows, [], roomy=several_lines or lines.longest > ROOMY)
                 rows = []
@@ -171,7 +173,8 @@ class Reading:
                     self.over -= self._size("".join(lines.here))
                     return
                 while not (lines.left or self._through) and (text := next(pieces, "")):
-                    columns, longest = split_columns(text, self.source.delimiter, self.width)
+                    width = self.width if self.is_headed else 0
+                    columns, longest = split_columns(text, self.source.delimiter, width)
                     if columns:
                         self.records += len(columns[0])
                         yield Batch([], columns, roomy=longest > ROOMY)
