@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -51,6 +52,7 @@ def table(content: list[list[str]], end: str = "\n") -> str:
     return end.join(["x,y", *(",".join(map(quoted, row)) for row in content)]) + end
 
 
+START = datetime(2020, 1, 1)  # noqa: DTZ001 - what the cells say, without a time zone
 LOOKS_LIKE_ROWS = [["7", "\n" + "8,9\n" * 60], ["1", "2"], *[["3", "4"]] * 30]
 
 
@@ -166,35 +168,45 @@ def test_figures_of_parts_are_exact_or_as_near_as_they_say(run: Run, parted: Pat
     number = 30_000
     lines = (
         f"{n * 7919 % number},{n * 7919 % 99_991 / 8},{'w' * (n % 40)}{n},{'' if n % 3 else n % 5},d{n % 9},"
-        f"{'often' if n % 4 == 0 else n}"
+        f"{'often' if n % 4 == 0 else n},"
+        f"{f'odd{n}' if n % 4000 == 3999 else n},"  # no misfit in the first part
+        f"{f't{n}' if n % 25 == 0 else ('yes', 'no')[n % 2]},"
+        f"{n if n < 20_000 else n + 0.5},"
+        f"{(START + timedelta(minutes=n)).isoformat()}{'' if n < 15_000 else 'Z'},"
+        f"{blank(n) if n > 10_000 else f'w{n}'}"
         for n in range(number)
     )
-    content = "id,value,word,gaps,few,skewed\n" + "\n".join(lines) + "\n"
+    content = "id,value,word,gaps,few,skewed,misfits,flag,late,zone,blanks\n" + "\n".join(lines) + "\n"
     changed(parted, "parts.py", "PAIR = 96", f"PAIR = {len(content) // 4}")
-    changed(parted, "columns.py", r"min\(16_384,", "min(512,")
-    undivided = changed(tmp_path / "undivided", "columns.py", r"min\(16_384,", "min(512,")
+    changed(parted, "columns.py", r"min\(16_384,", "min(128,")
+    undivided = changed(tmp_path / "undivided", "columns.py", r"min\(16_384,", "min(128,")
     whole, parts = (run(REF, content, program=program).columns for program in (undivided, parted))
     assert not whole["word"]["top"]["exact"]
     assert [exact(column) for column in parts.values()] == [exact(column) for column in whole.values()]
     quantiles = parts["id"]["quantiles"]
-    assert 0.9 * whole["id"]["quantiles"]["rank_error"] < quantiles["rank_error"] < 0.02
+    assert 0.7 * whole["id"]["quantiles"]["rank_error"] < quantiles["rank_error"] < 0.02
     for percent in (5, 25, 50, 75, 95):
         assert quantiles[f"p{percent:02}"] / number == pytest.approx(
             percent / 100, abs=quantiles["rank_error"]
         )
     top = parts["skewed"]["top"]
-    assert whole["skewed"]["top"]["error"] <= top["error"]
+    assert 0.5 * whole["skewed"]["top"]["error"] < top["error"]
     assert (top["values"][0]["value"], number // 4 - top["error"] <= top["values"][0]["count"]) == (
         "often",
         True,
     )
 
 
+def blank(number: int) -> str:
+    """One of a thousand cells without a value."""
+    return f"{number % 1024:010b}".replace("0", " ").replace("1", "\t")
+
+
 def exact(column: dict[str, Any]) -> dict[str, Any]:
     """What is no estimate."""
     names = (
         "type", "present", "missing", "missing_markers", "unique", "kinds", "mismatched", "min", "max",
-        "lengths", "examples",
+        "lengths", "examples", "true", "false", "offsets",
     )  # fmt: skip
     found = {name: column.get(name) for name in names}
     if column.get("top", {}).get("exact"):
