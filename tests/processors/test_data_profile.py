@@ -251,6 +251,7 @@ def test_a_decimal_comma_is_a_point_where_semicolons_separate(run: Run) -> None:
         ("a,b\n1,2\n", "lf"),
         ("a,b\r\n1,2\r\n", "crlf"),
         ("a,b\r1,2\r", "cr"),
+        ("a,b\r", "cr"),
         ("a,b\r\n1,2\n", "mixed"),
         ("a,b", "none"),
     ],

@@ -193,7 +193,7 @@ class Reading:
         for row in reader:
             rows.append(row)
             left = lines.left
-            if not left or left > before or self.over:
+            if not left or left > before:
                 return
             before = left
 
