@@ -176,6 +176,7 @@ class Lines:
 def _fork(work: Callable[[int], object]) -> tuple[int, Lines]:
     """Do it in a process that dies with this one; it ends without closing anything."""
     reading, writing = os.pipe()
+    parent = os.getpid()
     pid = os.fork()
     if pid:
         os.close(writing)
@@ -183,6 +184,8 @@ def _fork(work: Callable[[int], object]) -> tuple[int, Lines]:
     status = 1
     try:
         ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before we asked
+            os._exit(status)
         os.close(reading)
         os.dup2(2, 1)  # standard output is ours
         kept = work(writing)  # noqa: F841 - else it were closed in good order, which takes the logs away
